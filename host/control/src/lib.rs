@@ -1,0 +1,1 @@
+//! Revisions per slot and replica, deployment, rollback and their history.

@@ -1,0 +1,43 @@
+//! The nouns of the server: request, sequence, batch, block, view, decision, and the traits of a policy and an executor.
+//!
+//! Architecture invariant: no IO, no real clock, no randomness, no threads, no GPU and no WebAssembly here.
+//! Units, everywhere: time in nanoseconds of one monotonic clock, tokens and blocks as counts, ratios 0 to 1.
+
+pub mod batch;
+pub mod block;
+pub mod clock;
+pub mod decision;
+pub mod event;
+pub mod executor;
+pub mod loader;
+pub mod observer;
+pub mod policy;
+pub mod request;
+pub mod revision;
+pub mod sampling;
+pub mod sink;
+pub mod view;
+
+pub use batch::{Batch, Row, Sampled, StepOutput, StepTimes, TokenSource};
+pub use block::{BlockHash, BlockId, HashChain};
+pub use clock::Clock;
+pub use decision::{BatchingDecision, Choice, Chunk, NextFlow, Rejection, Route, Verdict};
+pub use event::{Events, FinishReason, Finished, Preempted};
+pub use executor::{Executor, ExecutorError, Ticket};
+pub use loader::{DeploymentClass, LoadError, LoadedPolicy, PolicyLoader, Revision};
+pub use observer::{EngineEvent, Handover, Installed, Observer, Seat, Unobserved};
+pub use policy::{
+    AdmissionPolicy, BatchingPolicy, CallCost, Descriptor, FaultKind, Policy, PolicyFault, RoutingPolicy, State,
+};
+pub use request::{ReplicaId, Request, RequestId, TenantId};
+pub use revision::{Digest, Instantiate, RevisionId, Slot};
+pub use sampling::{Logprob, SampledToken, SamplingParams};
+pub use sink::{EndOfStream, SinkClosed, TokenEvent, TokenSink};
+
+/// Nanoseconds since the start of whoever drives the engine; monotonic.
+pub type Nanos = u64;
+
+/// One second.
+pub const SECOND: Nanos = 1_000_000_000;
+/// One millisecond.
+pub const MILLISECOND: Nanos = 1_000_000;

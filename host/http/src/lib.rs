@@ -1,0 +1,1 @@
+//! The OpenAI edge and the admin edge: JSON and HTTP stop here.

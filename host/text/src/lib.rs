@@ -1,0 +1,1 @@
+//! Tokenising, incremental detokenising, stop strings and chat templates.

@@ -1,0 +1,1 @@
+//! Builds the shipped policies into components when the host is built, and embeds them.

@@ -1,0 +1,1 @@
+//! Runs a policy natively: maps the host's views to the SDK's rows.

@@ -1,0 +1,1 @@
+//! Runs policy components: load, limit, call, swap. The only crate that knows wasmtime.

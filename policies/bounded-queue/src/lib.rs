@@ -1,0 +1,1 @@
+//! Admission: a queue bounded by requests and prompt tokens.

@@ -1,0 +1,1 @@
+//! Admission: virtual token counters, so that tenants share by weight.

@@ -1,0 +1,1 @@
+//! Batching: first come, first served.

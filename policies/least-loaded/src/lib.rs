@@ -1,0 +1,1 @@
+//! Routing: the replica with the least outstanding work.

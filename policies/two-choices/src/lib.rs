@@ -1,0 +1,1 @@
+//! Routing: the better of two replicas drawn at random.

@@ -1,0 +1,1 @@
+//! Batching: the 70/85 utilisation rule.

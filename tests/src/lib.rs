@@ -1,0 +1,1 @@
+//! End-to-end tests over real HTTP, hostile guests, and the test of the layers.
