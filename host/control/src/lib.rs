@@ -1,1 +1,19 @@
-//! Revisions per slot and replica, deployment, rollback and their history.
+//! Revisions per slot and replica, deployment, rollback and their history: what both edges call.
+//!
+//! Architecture invariant: no HTTP, no wasmtime and no tokio. Components come through `sluice_core::PolicyLoader`.
+
+mod ask;
+mod control;
+mod error;
+mod history;
+mod kind;
+mod ledger;
+mod report;
+
+#[cfg(test)]
+mod fake;
+
+pub use control::{Control, ControlLimits, DeployRequest};
+pub use error::{DeployError, RollbackError};
+pub use history::{Entry, UnixMillis, WallClock};
+pub use report::{Deployment, DescriptorReport, Outcome, RevisionReport, SeatReport, SlotReport, Stage, StageReport};

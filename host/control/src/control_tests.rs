@@ -1,0 +1,216 @@
+//! Deployments against an engine of two replicas whose seats are threads.
+
+use super::*;
+use crate::fake::{Gate, TextLoader, engine};
+use sluice_core::{FaultKind, PolicyFault};
+
+fn control(answer_ms: u64) -> (Arc<Control>, [Gate; 3]) {
+    let limits = ControlLimits {
+        answer: Duration::from_millis(answer_ms),
+        status: Duration::from_millis(20),
+        history: 100,
+        configuration_bytes: 64,
+    };
+    let control = Control::new(Arc::new(TextLoader), Arc::new(|| 42), limits);
+    let (seats, gates) = engine();
+    control.connect(seats);
+    (Arc::new(control), gates)
+}
+
+fn request(component: &str) -> DeployRequest<'_> {
+    DeployRequest {
+        component: component.as_bytes(),
+        config: None,
+        class: DeploymentClass::Standard,
+        slot: None,
+        by: "test",
+    }
+}
+
+fn slot(control: &Control, slot: Slot) -> SlotReport {
+    control.status().into_iter().find(|report| report.slot == slot.as_str()).unwrap()
+}
+
+fn active(control: &Control) -> Vec<Option<String>> {
+    slot(control, Slot::Batching).seats.into_iter().map(|seat| seat.active).collect()
+}
+
+fn stages(report: &SlotReport) -> Vec<Stage> {
+    report.committed.as_ref().unwrap().stages.iter().map(|stage| stage.stage).collect()
+}
+
+#[test]
+fn a_deployment_takes_every_seat_of_its_slot() {
+    let (control, _gates) = control(5000);
+    for component in ["admission open 1.0", "routing even 1.0", "batching calm 1.0"] {
+        let done = control.deploy(&request(component)).unwrap();
+        assert!(!done.mixed);
+        let seats = if done.slot == "batching" { 2 } else { 1 };
+        assert_eq!(done.seats.len(), seats);
+        assert!(done.seats.iter().all(|(_, outcome)| matches!(
+            outcome,
+            Outcome::Committed { handover, pause_ns: 1000, .. } if handover == "imported"
+        )));
+        let report = slot(&control, done.slot.parse().unwrap());
+        assert_eq!((report.mixed, report.committed_seats), (false, seats));
+        assert_eq!(stages(&report), [Stage::Verified, Stage::Compiled, Stage::Probed, Stage::Active]);
+    }
+    assert_eq!(control.committed(Slot::Routing).unwrap().id().name, "even");
+    assert_eq!(control.history().len(), 3);
+}
+
+#[test]
+fn what_cannot_be_prepared_changes_nothing() {
+    let (control, gates) = control(200);
+    control.deploy(&request("batching calm 1.0")).unwrap();
+    let before = (slot(&control, Slot::Batching), active(&control));
+    let long = format!("{{\"key\": \"{}\"}}", "x".repeat(64));
+    let cases: [(DeployRequest<'_>, &str); 7] = [
+        (request("nonsense"), "not a WebAssembly component"),
+        (request("steering calm 1.0"), "implement one of the worlds"),
+        (request("batching refuses 1.0"), "unknown key `speed`"),
+        (request("batching traps 1.0"), "failed its probe on batching/0"),
+        (DeployRequest { config: Some("[]"), ..request("batching calm 2.0") }, "not a JSON object"),
+        (DeployRequest { config: Some(&long), ..request("batching calm 2.0") }, "at most 64"),
+        (DeployRequest { slot: Some(Slot::Routing), ..request("batching calm 2.0") }, "is a policy for batching"),
+    ];
+    for (request, message) in &cases {
+        let error = control.deploy(request).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    // A replica in a step that does not end: the other one must not change either.
+    let error = gates[1].hold(|| control.deploy(&request("batching calm 2.0"))).unwrap_err();
+    assert!(error.to_string().contains("batching/1 did not answer"), "{error}");
+
+    assert_eq!((slot(&control, Slot::Batching), active(&control)), before);
+    let refused = control.history().iter().filter(|entry| entry.outcome == "refused").count();
+    assert_eq!(refused, cases.len() + 1);
+}
+
+#[test]
+fn the_status_is_mixed_until_the_last_seat_has_committed() {
+    let (control, gates) = control(5000);
+    control.deploy(&request("batching calm 1.0")).unwrap();
+    // The second replica answers its snapshot, then sits in a step until the status was asked.
+    let candidate = Arc::new(TextLoader).load(b"batching calm 2.0", DeploymentClass::Standard).unwrap();
+    let Revision::Batching(source) = candidate.revision("{}") else { panic!("a batching policy") };
+    let known = control.known(candidate.as_ref(), "{}", 17, 0);
+    control.ledger().commit(Slot::Batching, known);
+    let seats = control.seats.get().unwrap();
+    gates[1].hold(|| {
+        for sender in &seats.batching {
+            let prepared = Prepared { source: Arc::clone(&source), instance: source.instantiate().unwrap() };
+            let _answer = ask(sender, |reply| Order::Install { prepared, reply }).unwrap();
+        }
+        let report = slot(&control, Slot::Batching);
+        assert_eq!((report.mixed, report.committed_seats), (true, 1));
+        assert_eq!(report.seats[1].decisions, None);
+        assert_eq!(report.committed.unwrap().version, "2.0");
+    });
+    let report = slot(&control, Slot::Batching);
+    assert_eq!((report.mixed, report.committed_seats), (false, 2));
+}
+
+#[test]
+fn a_seat_that_commits_late_is_reported_as_pending() {
+    let (control, gates) = control(100);
+    let install = |reply| Order::Rollback(reply);
+    let seats = Batching::seats(control.seats.get().unwrap());
+    let outcomes = gates[0].hold(|| {
+        let asked = seats.into_iter().map(|(seat, sender)| (seat, ask(&sender, install))).collect();
+        control.gather(asked, |answer| answer)
+    });
+    assert_eq!(outcomes[0].1, Outcome::Pending);
+    assert_eq!(outcomes[1].1, Outcome::NoPrevious);
+}
+
+#[test]
+fn rollback_goes_there_and_back() {
+    let (control, _gates) = control(5000);
+    assert_eq!(control.rollback(Slot::Batching, "test"), Err(RollbackError::NoPrevious(Slot::Batching)));
+    control.deploy(&request("batching calm 1.0")).unwrap();
+    assert_eq!(control.rollback(Slot::Batching, "test"), Err(RollbackError::NoPrevious(Slot::Batching)));
+    control.deploy(&request("batching calm 2.0")).unwrap();
+    for version in ["1.0", "2.0", "1.0"] {
+        let done = control.rollback(Slot::Batching, "test").unwrap();
+        assert_eq!(done.revision.version, version);
+        assert!(
+            active(&control).iter().all(|active| active.as_deref().unwrap().starts_with(&format!("calm@{version}")))
+        );
+        assert!(!slot(&control, Slot::Batching).mixed);
+    }
+    for _ in 0..100 {
+        control.rollback(Slot::Batching, "test").unwrap();
+    }
+    assert!(stages(&slot(&control, Slot::Batching)).len() <= 32);
+    assert_eq!(stages(&slot(&control, Slot::Batching))[0], Stage::Verified);
+}
+
+fn strike_out(control: &Control, replica: u32, component: &str, returned: Option<&RevisionId>) {
+    let digest = Digest::of(component.as_bytes());
+    let fault = PolicyFault { policy: "wild".to_owned(), digest, kind: FaultKind::Deadline };
+    let seat = Seat { slot: Slot::Batching, replica: Some(sluice_core::ReplicaId(replica)) };
+    control.observe(&EngineEvent::Fallback { seat, fault: &fault });
+    control.observe(&EngineEvent::Quarantined { seat, digest, returned, fault: &fault });
+}
+
+#[test]
+fn what_struck_out_on_one_replica_leaves_the_others_and_does_not_come_back() {
+    let (control, _gates) = control(5000);
+    control.deploy(&request("batching calm 1.0")).unwrap();
+    let calm = control.committed(Slot::Batching).unwrap().id().clone();
+    control.deploy(&request("batching wild 1.0")).unwrap();
+    // The guard of replica 0 has thrown it out there.
+    let seats = control.seats.get().unwrap();
+    ask(&seats.batching[0], Order::Rollback).unwrap().wait(Duration::from_secs(5)).unwrap().unwrap();
+    strike_out(&control, 0, "batching wild 1.0", Some(&calm));
+
+    assert!(active(&control).iter().all(|active| active.as_deref().unwrap().starts_with("calm@1.0")));
+    let report = slot(&control, Slot::Batching);
+    assert!(!report.mixed);
+    assert_eq!(report.previous.unwrap().stages.last().unwrap().stage, Stage::Quarantined);
+    assert_eq!(control.committed(Slot::Batching).unwrap().id(), &calm);
+    assert!(matches!(control.deploy(&request("batching wild 1.0")), Err(DeployError::Quarantined { .. })));
+    assert!(matches!(control.rollback(Slot::Batching, "test"), Err(RollbackError::Quarantined { .. })));
+    let actions: Vec<_> = control.history().into_iter().map(|entry| entry.action).collect();
+    assert_eq!(actions, ["deploy", "deploy", "fault", "quarantine", "deploy", "rollback"]);
+}
+
+#[test]
+fn without_a_previous_revision_the_native_rule_returns() {
+    let (control, _gates) = control(5000);
+    control.deploy(&request("batching wild 1.0")).unwrap();
+    strike_out(&control, 0, "batching wild 1.0", None);
+    assert!(control.committed(Slot::Batching).is_none());
+}
+
+#[test]
+fn a_lost_replica_does_not_hold_up_a_deployment_and_a_dead_engine_refuses_it() {
+    let (control, gates) = control(5000);
+    gates[1].stop();
+    let done = control.deploy(&request("batching calm 1.0")).unwrap();
+    assert_eq!(done.seats.len(), 1);
+    gates[0].stop();
+    assert_eq!(control.deploy(&request("batching calm 2.0")), Err(DeployError::Stopped(Stopped)));
+    assert_eq!(control.committed(Slot::Batching).unwrap().id().version, "1.0");
+    assert!(control.rollback(Slot::Batching, "test").is_err());
+}
+
+#[test]
+fn one_deployment_at_a_time() {
+    let (control, gates) = control(5000);
+    gates[0]
+        .hold(|| {
+            let first = Arc::clone(&control);
+            let first = std::thread::spawn(move || first.deploy(&request("batching calm 1.0")).map(drop));
+            while control.turn.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+            assert_eq!(control.deploy(&request("routing even 1.0")), Err(DeployError::InProgress));
+            assert_eq!(control.rollback(Slot::Routing, "test"), Err(RollbackError::InProgress));
+            first
+        })
+        .join()
+        .unwrap()
+        .unwrap();
+}

@@ -1,0 +1,42 @@
+//! Why a deployment or a rollback did not happen. Nothing has changed where one of these comes back.
+
+use std::time::Duration;
+
+use sluice_core::{Digest, LoadError, PolicyFault, Slot};
+use sluice_engine::order::Stopped;
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DeployError {
+    #[error("a deployment is in progress: wait until it is done, then try again")]
+    InProgress,
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("the component is a policy for {is}, but {asked} was asked for: deploy it without naming a slot")]
+    WrongSlot { asked: Slot, is: Slot },
+    #[error("the configuration is not a JSON object: {0}")]
+    Configuration(String),
+    #[error("the configuration has {bytes} bytes; at most {limit} are taken")]
+    ConfigurationTooLarge { bytes: usize, limit: usize },
+    #[error("{digest} is quarantined since it struck out: {evidence}. Deploy a component with the fault mended")]
+    Quarantined { digest: Digest, evidence: String },
+    #[error("the candidate could not be prepared: {0}")]
+    Prepare(PolicyFault),
+    #[error("the candidate failed its probe on {seat}: {reason}")]
+    Probe { seat: String, reason: String },
+    #[error("{seat} did not answer within {limit:?}: try again when its step is over")]
+    NoAnswer { seat: String, limit: Duration },
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RollbackError {
+    #[error("a deployment is in progress: wait until it is done, then try again")]
+    InProgress,
+    #[error("{0} has no previous revision to go back to")]
+    NoPrevious(Slot),
+    #[error("the previous revision of {slot} ({digest}) is quarantined: deploy another one instead")]
+    Quarantined { slot: Slot, digest: Digest },
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
