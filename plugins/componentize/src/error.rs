@@ -1,0 +1,27 @@
+//! Why a crate did not become a component, and what to do about it.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ComponentizeError {
+    #[error("the WebAssembly target is missing and could not be added; run `rustup target add wasm32-unknown-unknown`")]
+    TargetMissing,
+    #[error("cannot run `{program}`: {source}")]
+    Spawn {
+        program: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("building {crates} for wasm32-unknown-unknown failed:\n{output}")]
+    Build { crates: String, output: String },
+    #[error("`{name}` made no .wasm file: its Cargo.toml needs `[lib] crate-type = [\"cdylib\", \"rlib\"]`")]
+    NoModule { name: String },
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("`{name}` is no policy: {reason}. Does it end with one of the SDK's export macros?")]
+    Encode { name: String, reason: String },
+}

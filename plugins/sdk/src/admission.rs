@@ -1,0 +1,71 @@
+//! Admission: may this request come in, and who is served next?
+
+use crate::Nanos;
+pub use crate::bindings::admission::exports::sluice::policy::admission_policy::{
+    ArrivalView, FlowTable, FlowView, NextFlow, Pool, Rejection, Verdict,
+};
+pub use crate::rows::Flow;
+
+pub trait Admission: crate::Policy {
+    /// Once per request that arrives.
+    fn admit(&mut self, view: &ArrivalView) -> Verdict;
+
+    /// When a replica has room and more than one flow waits.
+    fn next(&mut self, view: &FlowView) -> NextFlow;
+}
+
+impl ArrivalView {
+    /// What waited or ran before the request came.
+    pub fn flows(&self) -> impl DoubleEndedIterator<Item = Flow> + ExactSizeIterator + Clone + '_ {
+        self.flows.rows()
+    }
+}
+
+impl FlowView {
+    pub fn flows(&self) -> impl DoubleEndedIterator<Item = Flow> + ExactSizeIterator + Clone + '_ {
+        self.flows.rows()
+    }
+
+    /// The flows that have a request to be served.
+    pub fn waiting(&self) -> impl Iterator<Item = Flow> + Clone + '_ {
+        self.flows().filter(|flow| flow.queued_requests > 0)
+    }
+}
+
+impl Rejection {
+    /// The server is busy (503).
+    pub fn busy(reason: impl Into<String>, retry_after: Nanos) -> Self {
+        Self { caller: false, reason: reason.into(), retry_after }
+    }
+
+    /// This caller asks for too much (429).
+    pub fn too_much(reason: impl Into<String>, retry_after: Nanos) -> Self {
+        Self { caller: true, reason: reason.into(), retry_after }
+    }
+}
+
+/// Exports an admission policy from its crate: the component on wasm32, the name and version everywhere.
+#[macro_export]
+macro_rules! export_admission {
+    ($policy:ident) => {
+        $crate::package!($policy);
+
+        #[cfg(target_arch = "wasm32")]
+        #[allow(unsafe_code, reason = "the canonical ABI's exports are generated")]
+        const _: () = {
+            use $crate::admission::{Admission, ArrivalView, FlowView, NextFlow, Verdict};
+
+            $crate::component!($policy, admission);
+
+            impl $crate::bindings::admission::exports::sluice::policy::admission_policy::Guest for Component {
+                fn admit(view: ArrivalView) -> Verdict {
+                    INSTANCE.with(|instance| instance.call(|policy| policy.admit(&view)))
+                }
+
+                fn next(view: FlowView) -> NextFlow {
+                    INSTANCE.with(|instance| instance.call(|policy| policy.next(&view)))
+                }
+            }
+        };
+    };
+}

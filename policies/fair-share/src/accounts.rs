@@ -1,0 +1,119 @@
+//! One virtual counter per tenant, bounded in number, as bytes for a successor.
+
+use std::collections::BTreeMap;
+
+use sluice_sdk::state::{Reader, Writer};
+
+/// What a tenant was served, in weighted tokens divided by its weight.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Account {
+    pub(crate) counter: f64,
+    /// Prompt tokens charged at dispatch for requests that have not ended yet.
+    pub(crate) ahead: u64,
+    pub(crate) weight: f64,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Accounts {
+    by_tenant: BTreeMap<u64, Account>,
+    capacity: usize,
+    /// The counter of whoever was charged last: where time stands when nobody waits.
+    pub(crate) now: f64,
+}
+
+impl Accounts {
+    pub(crate) fn new(capacity: u32) -> Self {
+        Self { by_tenant: BTreeMap::new(), capacity: capacity.max(1) as usize, now: 0.0 }
+    }
+
+    pub(crate) fn counter(&self, tenant: u64) -> f64 {
+        self.by_tenant.get(&tenant).map_or(self.now, |account| account.counter)
+    }
+
+    /// Who is not known yet starts where time stands.
+    pub(crate) fn open(&mut self, tenant: u64, weight: f64) -> &mut Account {
+        if self.by_tenant.len() >= self.capacity && !self.by_tenant.contains_key(&tenant) {
+            self.evict();
+        }
+        let now = self.now;
+        let account = self.by_tenant.entry(tenant).or_insert(Account { counter: now, ahead: 0, weight: 1.0 });
+        if weight.is_finite() && weight > 0.0 {
+            account.weight = weight;
+        }
+        account
+    }
+
+    pub(crate) fn charge(&mut self, tenant: u64, cost: impl FnOnce(&mut Account) -> f64) {
+        let weight = self.by_tenant.get(&tenant).map_or(1.0, |account| account.weight);
+        let account = self.open(tenant, weight);
+        account.counter += cost(account) / account.weight;
+        self.now = account.counter;
+    }
+
+    /// The smallest counter goes: it would be lifted on its return anyway, so nothing is forgiven.
+    fn evict(&mut self) {
+        let smallest = self.by_tenant.iter().min_by(|a, b| a.1.counter.total_cmp(&b.1.counter));
+        if let Some(tenant) = smallest.map(|(tenant, _)| *tenant) {
+            self.by_tenant.remove(&tenant);
+        }
+    }
+
+    pub(crate) fn export(&self) -> Vec<u8> {
+        let mut bytes = Writer::default();
+        bytes.f64(self.now);
+        for (tenant, account) in &self.by_tenant {
+            bytes.u64(*tenant);
+            bytes.f64(account.counter);
+            bytes.u64(account.ahead);
+            bytes.f64(account.weight);
+        }
+        bytes.finish()
+    }
+
+    /// `None` where the bytes are not what `export` writes. What exceeds the capacity is evicted.
+    pub(crate) fn import(bytes: &[u8], capacity: u32) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let mut accounts = Self { now: finite(reader.f64()?)?, ..Self::new(capacity) };
+        while !reader.is_empty() {
+            let tenant = reader.u64()?;
+            let counter = finite(reader.f64()?)?;
+            let ahead = reader.u64()?;
+            let weight = finite(reader.f64()?).filter(|weight| *weight > 0.0)?;
+            *accounts.open(tenant, weight) = Account { counter, ahead, weight };
+        }
+        Some(accounts)
+    }
+}
+
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_bounded_and_gives_up_the_smallest_counter() {
+        let mut accounts = Accounts::new(2);
+        for (tenant, cost) in [(1, 50.0), (2, 10.0), (3, 99.0)] {
+            accounts.now = 0.0;
+            accounts.charge(tenant, |_| cost);
+        }
+        assert_eq!(accounts.by_tenant.keys().copied().collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn what_is_exported_is_imported_and_anything_else_is_refused() {
+        let mut accounts = Accounts::new(4);
+        accounts.open(1, 2.0).ahead = 7;
+        accounts.charge(1, |_| 3.0);
+        accounts.charge(2, |_| 1.0);
+        let bytes = accounts.export();
+        assert_eq!(Accounts::import(&bytes, 4), Some(accounts));
+        assert_eq!(Accounts::import(&bytes[..bytes.len() - 1], 4), None);
+        assert_eq!(Accounts::import(&[], 4), None);
+        assert_eq!(Accounts::import(&f64::NAN.to_le_bytes(), 4), None);
+        assert_eq!(Accounts::import(&bytes, 1).map(|accounts| accounts.by_tenant.len()), Some(1));
+    }
+}
