@@ -1,0 +1,157 @@
+//! A request on its replica: its tokens, its blocks and how far it has come.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sluice_core::view::phase;
+use sluice_core::{
+    BlockId, EndOfStream, FinishReason, Finished, HashChain, Nanos, ReplicaId, RequestId, SampledToken, SamplingParams,
+    SinkClosed, TokenEvent,
+};
+
+use crate::link::Admitted;
+
+pub(crate) struct Sequence {
+    pub(crate) admitted: Arc<Admitted>,
+    pub(crate) running: bool,
+    /// The prompt and what was generated.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) generated: u32,
+    /// Tokens whose keys and values are in the cache, steps in flight included.
+    pub(crate) computed: u32,
+    /// Steps in flight that draw a token for it.
+    pub(crate) drawing: u32,
+    pub(crate) blocks: Vec<BlockId>,
+    /// Blocks whose contents were published as a prefix.
+    pub(crate) published: usize,
+    pub(crate) hashes: HashChain,
+    pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) cached_tokens: u32,
+    pub(crate) preemptions: u32,
+    /// Counts preemptions while steps were in flight: their rows belong to blocks that it no longer has.
+    pub(crate) incarnation: u32,
+    pub(crate) scheduled: Option<Nanos>,
+    pub(crate) first_token: Option<Nanos>,
+    pub(crate) last_token: Option<Nanos>,
+    /// Since when it has not been part of a step.
+    pub(crate) idle_since: Nanos,
+}
+
+impl Sequence {
+    pub(crate) fn new(admitted: Arc<Admitted>, now: Nanos) -> Self {
+        let request = &admitted.request;
+        Self {
+            running: false,
+            tokens: request.prompt.to_vec(),
+            generated: 0,
+            computed: 0,
+            drawing: 0,
+            blocks: Vec::new(),
+            published: 0,
+            hashes: HashChain::clone(&request.hashes),
+            sampling: Arc::new(request.sampling.clone()),
+            cached_tokens: 0,
+            preemptions: 0,
+            incarnation: 0,
+            scheduled: None,
+            first_token: None,
+            last_token: None,
+            idle_since: now,
+            admitted,
+        }
+    }
+
+    pub(crate) fn id(&self) -> RequestId {
+        self.admitted.request.id
+    }
+
+    pub(crate) fn phase(&self) -> u8 {
+        match (self.running, self.preemptions > 0) {
+            (true, _) if self.remaining() > 1 => phase::PREFILL,
+            (true, _) => phase::DECODE,
+            (false, true) => phase::PREEMPTED,
+            (false, false) => phase::WAITING,
+        }
+    }
+
+    /// Tokens that are known or being drawn.
+    pub(crate) fn length(&self) -> u32 {
+        length(self.tokens.len()) + self.drawing
+    }
+
+    /// Tokens still to compute before the next one can be drawn.
+    pub(crate) fn remaining(&self) -> u32 {
+        self.length() - self.computed
+    }
+
+    /// A row of `tokens` reaches the last known token, so that the next is drawn.
+    pub(crate) fn draws_after(&self, tokens: u32) -> bool {
+        self.computed + tokens == self.length()
+    }
+
+    /// Whether another token may be drawn, those in flight counted.
+    pub(crate) fn may_draw(&self, max_model_len: u32) -> bool {
+        self.generated + self.drawing < self.admitted.max_new_tokens && self.length() < max_model_len
+    }
+
+    /// Takes a token in. Returns why the sequence ends with it, if it does.
+    pub(crate) fn accept(&mut self, sampled: SampledToken, max_model_len: u32, now: Nanos) -> Option<FinishReason> {
+        let request = &self.admitted.request;
+        if self.generated >= request.min_new_tokens && request.stop_tokens.contains(&sampled.token) {
+            self.generated += 1;
+            return Some(FinishReason::Stop);
+        }
+        self.tokens.push(sampled.token);
+        self.generated += 1;
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        if self.send(TokenEvent::Token(sampled)).is_err() {
+            return Some(FinishReason::Cancelled);
+        }
+        let full = self.generated >= self.admitted.max_new_tokens || length(self.tokens.len()) >= max_model_len;
+        full.then_some(FinishReason::Length)
+    }
+
+    pub(crate) fn end(&self, reason: FinishReason, error: Option<String>) {
+        let end = EndOfStream { reason, error, cached_tokens: self.cached_tokens };
+        // A reader that has left needs no farewell.
+        let _ = self.admitted.request.sink.send(TokenEvent::End(end));
+    }
+
+    /// Its blocks are gone: everything has to be computed again. Returns how much that is.
+    pub(crate) fn preempt(&mut self) -> u32 {
+        let lost = std::mem::take(&mut self.computed);
+        self.running = false;
+        self.preemptions += 1;
+        self.incarnation += 1;
+        self.published = 0;
+        lost
+    }
+
+    pub(crate) fn finished(&self, replica: ReplicaId, reason: FinishReason, now: Nanos) -> Finished {
+        let request = &self.admitted.request;
+        Finished {
+            id: request.id,
+            tenant: request.tenant,
+            replica,
+            reason,
+            arrival: request.arrival,
+            scheduled: self.scheduled,
+            first_token: self.first_token,
+            finished: now,
+            prompt_tokens: request.prompt_tokens(),
+            cached_tokens: self.cached_tokens,
+            generated_tokens: self.generated,
+            preemptions: self.preemptions,
+        }
+    }
+
+    fn send(&self, event: TokenEvent) -> Result<(), SinkClosed> {
+        self.admitted.started.store(true, Ordering::Release);
+        self.admitted.request.sink.send(event)
+    }
+}
+
+pub(crate) fn length(length: usize) -> u32 {
+    u32::try_from(length).expect("a sequence is bounded by the model's length")
+}

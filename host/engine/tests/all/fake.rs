@@ -1,0 +1,280 @@
+//! A virtual clock, an executor whose tokens prove the KV cache right, sinks that keep what they get, and policies
+//! made of a closure.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use sluice_core::view::BatchingView;
+use sluice_core::{
+    Batch, BatchingDecision, BatchingPolicy, CallCost, Clock, Digest, Events, Executor, ExecutorError, FaultKind,
+    Instantiate, MILLISECOND, Nanos, Policy, PolicyFault, RequestId, RevisionId, Sampled, SampledToken, SinkClosed,
+    Slot, State, StepOutput, StepTimes, Ticket, TokenEvent, TokenSink, TokenSource,
+};
+
+pub(crate) const VOCABULARY: u64 = 1000;
+
+#[derive(Default)]
+pub(crate) struct VirtualClock(AtomicU64);
+
+impl VirtualClock {
+    pub(crate) fn advance(&self, by: Nanos) {
+        self.0.fetch_add(by, Ordering::SeqCst);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Nanos {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// The token that follows these: a hash of all of them, so that one wrong position anywhere shows.
+pub(crate) fn next_token(context: &[u32]) -> u32 {
+    let hash = context.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
+        (hash ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
+    });
+    (hash % VOCABULARY) as u32
+}
+
+/// What a request must be answered, whatever else happens.
+pub(crate) fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..count {
+        tokens.push(next_token(&tokens));
+    }
+    tokens.split_off(prompt.len())
+}
+
+/// Keeps, instead of keys and values, the tokens themselves in the blocks, and reads every context back from them.
+pub(crate) struct FakeExecutor {
+    depth: usize,
+    block_tokens: usize,
+    memory: HashMap<(u32, usize), u32>,
+    drawn: HashMap<RequestId, u32>,
+    in_flight: VecDeque<(Ticket, StepOutput)>,
+    tickets: u64,
+    /// Fails the next submission.
+    pub(crate) broken: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl FakeExecutor {
+    pub(crate) fn new(depth: usize, block_tokens: u32) -> Self {
+        Self {
+            depth,
+            block_tokens: block_tokens as usize,
+            memory: HashMap::new(),
+            drawn: HashMap::new(),
+            in_flight: VecDeque::new(),
+            tickets: 0,
+            broken: Arc::default(),
+        }
+    }
+
+    fn compute(&mut self, batch: &Batch) -> Vec<(RequestId, Sampled)> {
+        let mut drawn = Vec::new();
+        for row in &batch.rows {
+            let blocks = batch.blocks_of(row);
+            for (offset, source) in batch.tokens_of(row).iter().enumerate() {
+                let position = row.start as usize + offset;
+                let token = match source {
+                    TokenSource::Known(token) => *token,
+                    TokenSource::PreviousStep => self.drawn[&row.sequence],
+                };
+                self.memory.insert((blocks[position / self.block_tokens].0, position % self.block_tokens), token);
+            }
+            if row.sample.is_some() {
+                let context: Vec<u32> = (0..(row.start + row.tokens) as usize)
+                    .map(|position| {
+                        self.memory[&(blocks[position / self.block_tokens].0, position % self.block_tokens)]
+                    })
+                    .collect();
+                drawn.push((row.sequence, next_token(&context)));
+            }
+        }
+        self.drawn = drawn.iter().copied().collect();
+        drawn.into_iter().map(|(id, token)| (id, Sampled::Token(SampledToken::plain(token)))).collect()
+    }
+}
+
+impl Executor for FakeExecutor {
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    fn submit(&mut self, batch: &Batch, now: Nanos) -> Result<Ticket, ExecutorError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(ExecutorError { message: "broken for a test".into() });
+        }
+        assert!(self.in_flight.len() < self.depth, "more steps in flight than the executor takes");
+        let sampled = self.compute(batch);
+        let times = StepTimes { submitted: now, finished: now + MILLISECOND, device: MILLISECOND };
+        self.tickets += 1;
+        self.in_flight.push_back((Ticket(self.tickets), StepOutput { sampled, times }));
+        Ok(Ticket(self.tickets))
+    }
+
+    fn collect(&mut self, now: Nanos) -> Result<Option<(Ticket, StepOutput)>, ExecutorError> {
+        let done = self.in_flight.front().is_some_and(|(_, output)| output.times.finished <= now);
+        Ok(if done { self.in_flight.pop_front() } else { None })
+    }
+}
+
+/// Keeps everything; closed by a test, or after so many tokens.
+#[derive(Default)]
+pub(crate) struct KeepingSink {
+    pub(crate) events: Mutex<Vec<TokenEvent>>,
+    pub(crate) close_after: Option<usize>,
+}
+
+impl KeepingSink {
+    pub(crate) fn tokens(&self) -> Vec<u32> {
+        let events = self.events.lock().unwrap();
+        events
+            .iter()
+            .filter_map(|event| if let TokenEvent::Token(token) = event { Some(token.token) } else { None })
+            .collect()
+    }
+
+    /// The last event, after checking that it is the only one of its kind.
+    pub(crate) fn end(&self) -> Option<TokenEvent> {
+        let events = self.events.lock().unwrap();
+        let ends = events.iter().filter(|event| !matches!(event, TokenEvent::Token(_))).count();
+        assert!(ends <= 1, "a request ended {ends} times");
+        events.last().filter(|event| !matches!(event, TokenEvent::Token(_))).cloned()
+    }
+}
+
+impl TokenSink for KeepingSink {
+    fn send(&self, event: TokenEvent) -> Result<(), SinkClosed> {
+        let mut events = self.events.lock().unwrap();
+        let full = self.close_after.is_some_and(|after| events.len() >= after);
+        if full && matches!(event, TokenEvent::Token(_)) {
+            return Err(SinkClosed);
+        }
+        events.push(event);
+        Ok(())
+    }
+}
+
+pub(crate) type PlanFn = dyn FnMut(&BatchingView, u64) -> Result<BatchingDecision, FaultKind> + Send;
+
+/// A batching policy made of a closure; its state is how often it was asked.
+pub(crate) struct Scripted {
+    id: RevisionId,
+    plan: Box<PlanFn>,
+    calls: u64,
+    faults_in: Faults,
+    observed: Arc<Mutex<Vec<Events>>>,
+}
+
+/// Where, besides its decision, a scripted policy faults.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Faults {
+    pub(crate) observe: bool,
+    pub(crate) export: bool,
+    pub(crate) import: bool,
+    pub(crate) refuse_import: bool,
+}
+
+impl Policy for Scripted {
+    fn observe(&mut self, events: &Events) -> Result<(), PolicyFault> {
+        self.observed.lock().unwrap().push(events.clone());
+        if self.faults_in.observe { Err(self.fault(FaultKind::Trap("observe".into()))) } else { Ok(()) }
+    }
+
+    fn export_state(&mut self) -> Result<State, PolicyFault> {
+        if self.faults_in.export {
+            return Err(self.fault(FaultKind::Trap("export".into())));
+        }
+        Ok(State { schema: "calls".into(), bytes: self.calls.to_le_bytes().to_vec() })
+    }
+
+    fn import_state(&mut self, state: &State) -> Result<bool, PolicyFault> {
+        if self.faults_in.import {
+            return Err(self.fault(FaultKind::Trap("import".into())));
+        }
+        if self.faults_in.refuse_import || state.schema != "calls" {
+            return Ok(false);
+        }
+        self.calls = u64::from_le_bytes(state.bytes.as_slice().try_into().unwrap());
+        Ok(true)
+    }
+
+    fn last_cost(&self) -> CallCost {
+        CallCost { nanos: 10, fuel: self.calls }
+    }
+}
+
+impl BatchingPolicy for Scripted {
+    fn plan(&mut self, view: &BatchingView) -> Result<BatchingDecision, PolicyFault> {
+        self.calls += 1;
+        (self.plan)(view, self.calls).map_err(|kind| self.fault(kind))
+    }
+}
+
+impl Scripted {
+    fn fault(&self, kind: FaultKind) -> PolicyFault {
+        PolicyFault { policy: self.id.name.clone(), digest: self.id.digest, kind }
+    }
+}
+
+/// Makes scripted policies of one name.
+pub(crate) struct Script {
+    id: RevisionId,
+    make: Box<dyn Fn() -> Box<PlanFn> + Send + Sync>,
+    faults_in: Faults,
+    pub(crate) observed: Arc<Mutex<Vec<Events>>>,
+    pub(crate) instances: AtomicU64,
+}
+
+impl Script {
+    pub(crate) fn new(
+        name: &str,
+        plan: impl Fn(&BatchingView, u64) -> Result<BatchingDecision, FaultKind> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let id = RevisionId {
+            slot: Slot::Batching,
+            name: name.into(),
+            version: "1".into(),
+            digest: Digest::of(name.as_bytes()),
+            config: "{}".into(),
+        };
+        let make = Box::new(move || Box::new(plan.clone()) as Box<PlanFn>);
+        Self { id, make, faults_in: Faults::default(), observed: Arc::default(), instances: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn faulting(self, faults_in: Faults) -> Self {
+        Self { faults_in, ..self }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.id.digest
+    }
+}
+
+impl Instantiate<dyn BatchingPolicy> for Script {
+    fn revision(&self) -> &RevisionId {
+        &self.id
+    }
+
+    fn instantiate(&self) -> Result<Box<dyn BatchingPolicy>, PolicyFault> {
+        self.instances.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(Scripted {
+            id: self.id.clone(),
+            plan: (self.make)(),
+            calls: 0,
+            faults_in: self.faults_in,
+            observed: Arc::clone(&self.observed),
+        }))
+    }
+}
+
+/// Everything goes, up to the engine's limits.
+pub(crate) fn generous(view: &BatchingView, _: u64) -> Result<BatchingDecision, FaultKind> {
+    Ok(BatchingDecision {
+        max_running: view.limits.max_sequences,
+        token_budget: view.limits.max_batched_tokens,
+        ..BatchingDecision::default()
+    })
+}

@@ -1,0 +1,107 @@
+//! Random arrivals, lengths, cancels, slow readers, lost replicas, swaps and hostile decisions: the invariants hold
+//! after every step, every request ends once, and every answer is a prefix of the right one.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sluice_core::view::BatchingView;
+use sluice_core::{BatchingDecision, Chunk, FaultKind, RequestId, SECOND};
+
+use crate::fake::Script;
+use crate::world::{Ask, LIMITS, World};
+
+#[derive(Clone, Debug)]
+enum Action {
+    Offer { tenant: u64, prefix: u32, length: usize, max_new_tokens: u32, priority: i32, close_after: Option<usize> },
+    Cancel(u64),
+    Lose(usize),
+    Swap { replica: usize, seed: u64 },
+    Wait(u64),
+    Steps(usize),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => (0_u64..4, 0_u32..3, 1_usize..70, 1_u32..40, -2_i32..3, prop::option::weighted(0.1, 0_usize..6)).prop_map(
+            |(tenant, prefix, length, max_new_tokens, priority, close_after)| {
+                Action::Offer { tenant, prefix, length, max_new_tokens, priority, close_after }
+            }
+        ),
+        2 => (1_u64..60).prop_map(Action::Cancel),
+        1 => (0_usize..2).prop_map(Action::Lose),
+        1 => (0_usize..2, any::<u64>()).prop_map(|(replica, seed)| Action::Swap { replica, seed }),
+        1 => (0_u64..40_000).prop_map(Action::Wait),
+        8 => (1_usize..12).prop_map(Action::Steps),
+    ]
+}
+
+/// Decides anything at all: right, wrong, absurd, or nothing but a fault.
+fn hostile(seed: u64) -> Script {
+    Script::new("hostile", move |view: &BatchingView, calls| {
+        let mut word = seed ^ view.random ^ calls;
+        let mut draw = move |below: u64| {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (word >> 33) % below
+        };
+        if draw(12) == 0 {
+            return Err(FaultKind::Trap("hostile".into()));
+        }
+        let limit = |n: u64| match n {
+            0 => 0,
+            1 => u32::MAX,
+            n => n as u32,
+        };
+        let ids = &view.sequences.id;
+        let mut some = |keep: u64| -> Vec<u64> {
+            let mut chosen: Vec<u64> = ids.iter().copied().filter(|_| draw(keep) == 0).collect();
+            if draw(8) == 0 {
+                chosen.push(draw(50));
+            }
+            if draw(9) == 0 {
+                chosen.extend(ids.first());
+            }
+            chosen
+        };
+        let (order, victims, chunked) = (some(2), some(6), some(3));
+        Ok(BatchingDecision {
+            max_running: limit(draw(9)),
+            token_budget: limit(draw(30)),
+            order,
+            victims,
+            chunks: chunked.into_iter().map(|id| Chunk { id, tokens: limit(draw(9)) }).collect(),
+        })
+    })
+}
+
+fn check(depth: usize, actions: Vec<Action>) {
+    let mut world = World::new(2, depth, LIMITS);
+    for action in actions {
+        match action {
+            Action::Offer { tenant, prefix, length, max_new_tokens, priority, close_after } => {
+                let prompt = (0..length as u32).map(|position| prefix * 1000 + position).collect();
+                world.offer(Ask { tenant, prompt, max_new_tokens, priority, close_after });
+            }
+            Action::Cancel(id) => world.cancel(RequestId(id)),
+            Action::Lose(replica) => world.lose(replica),
+            Action::Swap { replica, seed } => world.install(replica, &Arc::new(hostile(seed))),
+            Action::Wait(milliseconds) => world.clock.advance(milliseconds * SECOND / 1000),
+            Action::Steps(count) => world.run(count),
+        }
+    }
+    world.drain();
+    world.assert_answers();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_lost_at_depth_one(actions in prop::collection::vec(action(), 1..60)) {
+        check(1, actions);
+    }
+
+    #[test]
+    fn nothing_is_lost_at_depth_two(actions in prop::collection::vec(action(), 1..60)) {
+        check(2, actions);
+    }
+}
