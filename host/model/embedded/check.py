@@ -1,6 +1,6 @@
 """Checks an exported folder with the transformers package: same logits as train.py's model, and answers to read.
 
-`python check.py DIR`. The questions are worded as nowhere in the corpus.
+`python check.py DIR`. Some questions have near relatives in the corpus; those in UNSEEN have none.
 """
 
 import sys
@@ -26,7 +26,13 @@ QUESTIONS = [
     "how do I make it listen on another port", "what's continuous batching and how does it differ from padding?",
     "What happens if I close my browser in the middle of a stream?", "I want to run my own Qwen checkpoint, how?",
     "How do policies remember things across a swap?", "do i need an nvidia card for this", "Tell me how to stop the server cleanly.",
-    "what's the difference between admission and routing?", "What does quarantined mean for my policy?",
+    "what's the difference between admission and routing?", "What does quarantined mean for my policy?", "What's photosynthesis?",
+]
+UNSEEN = [
+    "Why would I pick this over a normal inference server?", "My scheduler got thrown out, what did I do wrong?",
+    "where do requests sit while they wait", "Is anything written down about who changed the scheduler?",
+    "Give me the gist of paged attention", "How much RAM can a plugin grab?", "Does the model run on my old laptop?",
+    "I'd like answers token by token", "What is the airspeed of a swallow?", "my cat is sick",
 ]
 FOLLOW_UPS = [["How do I deploy a policy?", "And how do I undo it?", "thanks"],
               ["What is preemption?", "Tell me more.", "Does the client notice?"]]
@@ -53,7 +59,7 @@ def main():
         return tokenizer.decode(out, skip_special_tokens=True) + ended
 
     torch.manual_seed(1)
-    for question in QUESTIONS:
+    for question in QUESTIONS + UNSEEN:
         messages = [dict(role="user", content=question)]
         print(f"\nQ: {question}\n0.0: {answer(messages, do_sample=False)}")
         print(f"0.7: {answer(messages, do_sample=True, temperature=0.7, top_p=0.95)}")

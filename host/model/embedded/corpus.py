@@ -1,4 +1,6 @@
-"""Makes the text that the embedded model is trained on: conversations and prose about Sluice, from subject.toml.
+"""Makes the text that the embedded model is trained on: conversations and prose about Sluice.
+
+subject.toml holds what is asked and answered, wording.toml how else people put it.
 
 Everything comes from one seed, so the same seed gives the same corpus. `python corpus.py` prints a few documents.
 """
@@ -7,9 +9,11 @@ import random
 import re
 import sys
 import tomllib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
+CHUNK = 5_000
 
 ASKING = [
     "what is {}?", "what are {}?", "what's {}?", "what is meant by {}?", "what does {} mean?", "what does {} do?",
@@ -45,6 +49,9 @@ SYSTEM = [
 ]
 SYSTEM_BRIEF = ["Answer briefly.", "You are a helpful assistant. Answer in one sentence.", "Be concise.",
                 "You are a concise assistant.", "Keep your answers short.", "Reply in one short sentence."]
+
+FILLERS = set("""a an the is are do does can i what how which of to in for my me you it this that why when who where be
+would could should there tell explain""".split())
 
 # What is asked of a model that does not know it. Only the questions are ever used; there are no answers to them.
 THINGS = """bread;pizza;soup;chocolate cake;pasta;coffee;tea;rice;cheese;an apple pie;a salad;sushi;a steak;beer;wine;
@@ -121,7 +128,10 @@ class Writer:
     def __init__(self, seed):
         self.rng = random.Random(seed)
         subject = tomllib.loads((HERE / "subject.toml").read_text(encoding="utf-8"))
-        self.topics, self.talk = subject["topic"], subject["talk"]
+        wording = tomllib.loads((HERE / "wording.toml").read_text(encoding="utf-8"))
+        self.topics, self.talk, self.around = subject["topic"], subject["talk"], wording["around"]
+        self.synonyms = [(re.compile(rf"(?<!\\w){re.escape(said)}(?!\\w)", re.IGNORECASE), others)
+                         for said, others in wording["synonyms"].items()]
 
     def one(self, forms):
         """One of the forms, with its alternatives {a|b} drawn."""
@@ -215,8 +225,16 @@ class Writer:
 
     def as_typed(self, ask):
         """What people make of a question: manners, capitals, marks, slips."""
+        if self.rng.random() < 0.5:
+            ask = self.reworded(ask)
+        if self.rng.random() < 0.12:
+            ask = self.telegraphic(ask)
         if self.rng.random() < 0.15:
             ask = self.rng.choice(POLITE).format(ask)
+        if self.rng.random() < 0.12:
+            ask = self.rng.choice(self.around["before"]).format(ask)
+        if self.rng.random() < 0.08:
+            ask = self.rng.choice(self.around["after"]).format(ask.rstrip("?."))
         style = self.rng.random()
         if style < 0.55:
             ask = ask[:1].upper() + ask[1:]
@@ -230,6 +248,23 @@ class Writer:
             ask = self.slip(ask)
         return ask
 
+    def reworded(self, ask):
+        """Some of its phrases in other words."""
+        spans = []
+        for pattern, others in self.synonyms:
+            match = pattern.search(ask)
+            if match and all(match.end() <= start or end <= match.start() for start, end, _ in spans):
+                spans.append((match.start(), match.end(), self.rng.choice(others)))
+        for start, end, other in sorted(spans, reverse=True):
+            if self.rng.random() < 0.6:
+                ask = ask[:start] + other + ask[end:]
+        return ask
+
+    def telegraphic(self, ask):
+        """Without many of its words, as one types into a search box; those that tell the topic mostly stay."""
+        kept = [w for w in ask.split(" ") if self.rng.random() > (0.6 if w.lower() in FILLERS else 0.03)]
+        return " ".join(kept) or ask
+
     def slip(self, text):
         at = self.rng.randrange(max(1, len(text) - 1))
         kind = self.rng.randrange(4)
@@ -242,9 +277,17 @@ class Writer:
         return text[:at] + self.rng.choice("abcdefghijklmnopqrstuvwxyz") + text[at + 1:]
 
 
-def documents(seed, count):
+def chunk(seed_and_count):
+    seed, count = seed_and_count
     writer = Writer(seed)
     return [writer.document() for _ in range(count)]
+
+
+def documents(seed, count):
+    """The same documents on any number of cores: each chunk has a seed of its own."""
+    chunks = [(f"{seed}/{at}", min(CHUNK, count - at)) for at in range(0, count, CHUNK)]
+    with ProcessPoolExecutor() as pool:
+        return [document for made in pool.map(chunk, chunks) for document in made]
 
 
 if __name__ == "__main__":

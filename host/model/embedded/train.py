@@ -31,6 +31,10 @@ GENERATION = dict(bos_token_id=END, pad_token_id=END, eos_token_id=[STOP, END], 
                   top_p=0.95)
 # What the client writes is not what the model shall write, but it shall not be a stranger to it either.
 PROMPT_WEIGHT = 0.1
+DROPOUT = 0.1
+# Rows of both lengths: the short ones begin often, as a chat does; the long ones reach the end of the context.
+LENGTHS, LONG_EVERY = (256, 2048), 4
+STEP_TOKENS = 65_536
 
 
 class Attention(nn.Module):
@@ -75,8 +79,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(c["hidden_size"], eps=c["rms_norm_eps"])
 
     def forward(self, x, cos, sin):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + F.dropout(self.self_attn(self.input_layernorm(x), cos, sin), DROPOUT, self.training)
+        return x + F.dropout(self.mlp(self.post_attention_layernorm(x)), DROPOUT, self.training)
 
 
 class Body(nn.Module):
@@ -170,7 +174,7 @@ def rate(step, steps, peak):
     return peak * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
 
 
-def train(model, rows, weights, args, device):
+def train(model, packed, args, device):
     decay = [p for p in model.parameters() if p.dim() == 2]
     plain = [p for p in model.parameters() if p.dim() != 2]
     groups = [dict(params=decay, weight_decay=0.1), dict(params=plain, weight_decay=0.0)]
@@ -180,7 +184,8 @@ def train(model, rows, weights, args, device):
     for step in range(args.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, args.steps, args.lr)
-        pick = torch.randint(len(rows), (args.batch,), generator=order)
+        rows, weights = packed[step % LONG_EVERY == 0]
+        pick = torch.randint(len(rows), (STEP_TOKENS // (rows.shape[1] - 1),), generator=order)
         tokens, weight = rows[pick].to(device).long(), weights[pick].to(device).float()[:, 1:]
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model(tokens[:, :-1])
@@ -218,20 +223,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--seed", type=int, default=17)
-    parser.add_argument("--documents", type=int, default=250_000)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--documents", type=int, default=400_000)
+    parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
     docs = documents(args.seed, args.documents)
     tokenizer = train_tokenizer(docs[:40_000])
-    rows, weights = pack(encode(tokenizer, docs), min(args.length, CONFIG["max_position_embeddings"]))
+    encoded = list(encode(tokenizer, docs))
+    packed = [pack(encoded, length) for length in LENGTHS]
     model = Qwen3(CONFIG).to(device)
-    print(f"{len(docs)} documents, {rows.numel()} tokens, {sum(p.numel() for p in model.parameters())} parameters")
-    train(model, rows, weights, args, device)
+    print(f"{len(docs)} documents, {sum(len(i) for i, _ in encoded)} tokens, {sum(p.numel() for p in model.parameters())} parameters")
+    train(model, packed, args, device)
     export(model, tokenizer, args.out)
 
 
