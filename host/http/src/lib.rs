@@ -1,1 +1,35 @@
 //! The OpenAI edge and the admin edge: JSON and HTTP stop here.
+//!
+//! A request: `openai` routes it, `chat` and `completion` read it, `prepare` makes tokens of it, `edge` offers it,
+//! `answer` follows its tokens, `stream` and `whole` write them.
+
+mod admin;
+mod answer;
+mod body;
+mod channel;
+mod chat;
+mod completion;
+mod config;
+mod edge;
+mod error;
+mod fields;
+mod json;
+mod live;
+mod object;
+mod openai;
+mod parameters;
+mod prepare;
+mod serve;
+mod stream;
+mod text;
+mod whole;
+
+#[cfg(test)]
+mod tests;
+
+pub use admin::admin_router;
+pub use config::{EdgeConfig, EdgeLimits, ModelCard, SamplingDefaults};
+pub use edge::{Edge, EdgeParts};
+pub use openai::openai_router;
+pub use serve::{Phase, serve};
+pub use text::{Decoder, Message, ModelText, TextError};

@@ -6,11 +6,12 @@ use crate::make::Maker;
 
 #[derive(Clone)]
 pub struct EdgeMetrics {
-    /// Open connections of the OpenAI listener.
-    pub connections: IntGauge,
-    /// Answers that are being made, streaming or not.
-    pub answers: IntGauge,
+    connections: IntGauge,
+    answers: IntGauge,
 }
+
+/// Counts as one as long as it lives.
+pub struct Counted(IntGauge);
 
 impl EdgeMetrics {
     pub(crate) fn new(make: &Maker<'_>) -> Result<Self> {
@@ -18,5 +19,26 @@ impl EdgeMetrics {
             connections: make.gauge("sluice_http_connections", "Open connections of the OpenAI listener.")?,
             answers: make.gauge("sluice_http_answers_in_progress", "Answers that are being made, streaming or not.")?,
         })
+    }
+
+    pub fn connection(&self) -> Counted {
+        Counted::new(&self.connections)
+    }
+
+    pub fn answer(&self) -> Counted {
+        Counted::new(&self.answers)
+    }
+}
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

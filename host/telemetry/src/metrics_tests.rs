@@ -154,3 +154,12 @@ fn a_replica_that_is_not_counted_is_ignored() {
     metrics.observe(&EngineEvent::ReplicaLost { replica: ReplicaId(9), requeued: 0, failed: 0 });
     assert_eq!(value(&metrics, r#"sluice_replica_lost_total{replica="9"}"#), None);
 }
+
+#[test]
+fn an_answer_counts_while_it_lives() {
+    let metrics = metrics();
+    let answer = metrics.edge.answer();
+    assert_eq!(value(&metrics, "sluice_http_answers_in_progress"), Some(1.0));
+    drop(answer);
+    assert_eq!(value(&metrics, "sluice_http_answers_in_progress"), Some(0.0));
+}

@@ -1,0 +1,138 @@
+//! The admin listener: see, deploy and take back policies.
+//!
+//! A component is the body of a POST, its configuration a JSON object in the query: what `curl --data-binary` and
+//! `--url-query config@FILE` send.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::ORIGIN;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sluice_control::{Control, DeployError, DeployRequest, Deployment, RollbackError};
+use sluice_core::{DeploymentClass, Slot};
+
+use crate::body;
+use crate::config::EdgeLimits;
+use crate::error::ApiError;
+use crate::openai::{no_such_path, wrong_method};
+
+#[derive(Clone)]
+struct Admin {
+    control: Arc<Control>,
+    limits: EdgeLimits,
+}
+
+/// The query of a deployment.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeployQuery {
+    slot: Option<String>,
+    class: Option<String>,
+    config: Option<String>,
+}
+
+pub fn admin_router(control: Arc<Control>, limits: EdgeLimits) -> Router {
+    Router::new()
+        .route("/admin/policies", get(status).post(deploy))
+        .route("/admin/policies/{slot}/rollback", post(rollback))
+        .route("/admin/history", get(history))
+        .route("/admin/health", get(|| async { Json(json!({"status": "ok"})) }))
+        .fallback(|| async { no_such_path() })
+        .method_not_allowed_fallback(|| async { wrong_method() })
+        .layer(from_fn(refuse_browsers))
+        .with_state(Admin { control, limits })
+}
+
+async fn status(State(admin): State<Admin>) -> Result<Json<Value>, ApiError> {
+    let slots = blocking(move || admin.control.status()).await?;
+    Ok(Json(json!({"slots": slots})))
+}
+
+async fn history(State(admin): State<Admin>) -> Json<Value> {
+    Json(json!({"entries": admin.control.history()}))
+}
+
+async fn deploy(
+    State(admin): State<Admin>,
+    query: Result<Query<DeployQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Deployment>, ApiError> {
+    body::expect_type(&headers, "application/wasm")?;
+    let Query(query) = query.map_err(|error| {
+        let message = format!("{}: the query may have `slot`, `class` and `config`", error.body_text());
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_query", message)
+    })?;
+    let slot = query.slot.map(|name| parse_slot(&name)).transpose()?;
+    let class = query.class.map(|name| name.parse::<DeploymentClass>()).transpose();
+    let class = class.map_err(|error| ApiError::invalid("class", error.to_string()))?.unwrap_or_default();
+    let component = body::read(body, admin.limits.component_bytes, admin.limits.read).await?;
+    let work = move || {
+        let config = query.config.as_deref();
+        admin.control.deploy(&DeployRequest { component: &component, config, class, slot, by: "admin" })
+    };
+    Ok(Json(blocking(work).await?.map_err(|error| deploy_error(&error))?))
+}
+
+async fn rollback(State(admin): State<Admin>, Path(slot): Path<String>) -> Result<Json<Deployment>, ApiError> {
+    let slot = parse_slot(&slot)?;
+    let done = blocking(move || admin.control.rollback(slot, "admin")).await?;
+    Ok(Json(done.map_err(|error| rollback_error(&error))?))
+}
+
+/// A page that an operator happens to look at must not reach the listener on loopback: browsers name the page.
+async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiError> {
+    if request.method() != Method::GET && request.headers().contains_key(ORIGIN) {
+        let message = "the admin listener takes no changes from a page in a browser";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "cross_origin", message));
+    }
+    Ok(next.run(request).await)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::failed(&error.to_string()))
+}
+
+fn parse_slot(name: &str) -> Result<Slot, ApiError> {
+    name.parse().map_err(|error: sluice_core::revision::UnknownSlot| {
+        ApiError::new(StatusCode::NOT_FOUND, "slot_not_found", error.to_string()).of("slot")
+    })
+}
+
+fn deploy_error(error: &DeployError) -> ApiError {
+    let (status, code) = match error {
+        DeployError::InProgress => (StatusCode::CONFLICT, "deployment_in_progress"),
+        DeployError::Load(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_component"),
+        DeployError::WrongSlot { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_slot"),
+        DeployError::Configuration(_) | DeployError::ConfigurationTooLarge { .. } => {
+            (StatusCode::BAD_REQUEST, "invalid_configuration")
+        }
+        DeployError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
+        DeployError::Prepare(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prepare_failed"),
+        DeployError::Probe { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "probe_failed"),
+        DeployError::NoAnswer { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_answer"),
+        DeployError::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "engine_stopped"),
+    };
+    retriable(ApiError::new(status, code, error.to_string()))
+}
+
+fn rollback_error(error: &RollbackError) -> ApiError {
+    let (status, code) = match error {
+        RollbackError::InProgress => (StatusCode::CONFLICT, "deployment_in_progress"),
+        RollbackError::NoPrevious(_) => (StatusCode::CONFLICT, "no_previous_revision"),
+        RollbackError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
+        RollbackError::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "engine_stopped"),
+    };
+    retriable(ApiError::new(status, code, error.to_string()))
+}
+
+fn retriable(error: ApiError) -> ApiError {
+    if error.status == StatusCode::SERVICE_UNAVAILABLE { error.retry_after(sluice_core::SECOND) } else { error }
+}

@@ -1,0 +1,67 @@
+//! What the edge is told once, at the start.
+
+use std::time::Duration;
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct EdgeConfig {
+    pub model: ModelCard,
+    pub defaults: SamplingDefaults,
+    pub limits: EdgeLimits,
+    /// Decides the seeds of requests that bring none, and makes ids differ from another process's.
+    pub seed: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModelCard {
+    /// The name under which it is served.
+    pub name: String,
+    /// Prompt and answer together.
+    pub max_model_len: u32,
+    /// Part of every block's hash, so that two models never share a block.
+    pub cache_salt: Vec<u8>,
+    pub block_tokens: u32,
+    pub created_unix: u64,
+}
+
+/// What a request gets that does not say.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct SamplingDefaults {
+    pub temperature: f32,
+    pub top_p: f32,
+    pub top_k: u32,
+    pub min_p: f32,
+    pub max_new_tokens: u32,
+}
+
+impl Default for SamplingDefaults {
+    fn default() -> Self {
+        Self { temperature: 0.7, top_p: 0.95, top_k: 0, min_p: 0.0, max_new_tokens: 512 }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EdgeLimits {
+    pub connections: usize,
+    /// Of a request's body.
+    pub body_bytes: usize,
+    /// Of a component that is deployed.
+    pub component_bytes: usize,
+    /// For the headers, and again for the body.
+    pub read: Duration,
+    /// Tokens that a slow reader may be behind.
+    pub unread_tokens: usize,
+    pub messages: usize,
+}
+
+impl Default for EdgeLimits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            body_bytes: 8 * 1024 * 1024,
+            component_bytes: 32 * 1024 * 1024,
+            read: Duration::from_secs(30),
+            unread_tokens: 1024,
+            messages: 4096,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The admin listener, with an engine that has stopped and a loader that takes nothing.
+
+use std::sync::Arc;
+
+use sluice_control::{Control, ControlLimits};
+use sluice_core::{DeploymentClass, LoadError, LoadedPolicy, PolicyLoader};
+use sluice_engine::order::{Seats, Stopped};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::client::{get, post, send};
+use crate::admin::admin_router;
+use crate::config::EdgeLimits;
+use crate::serve::{Phase, serve};
+
+struct NoLoader;
+
+impl PolicyLoader for NoLoader {
+    fn load(&self, _: &[u8], _: DeploymentClass) -> Result<Arc<dyn LoadedPolicy>, LoadError> {
+        Err(LoadError::Compile("nothing does".to_owned()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_and_its_errors() {
+    let control = Control::new(Arc::new(NoLoader), Arc::new(|| 7), ControlLimits::default());
+    control.connect(Seats {
+        admission: Arc::new(|_| Err(Stopped)),
+        routing: Arc::new(|_| Err(Stopped)),
+        batching: vec![Arc::new(|_| Err(Stopped))],
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_phase, phases) = watch::channel(Phase::Serving);
+    let limits = EdgeLimits { component_bytes: 100, ..EdgeLimits::default() };
+    tokio::spawn(serve(listener, admin_router(Arc::new(control), limits), limits, None, phases));
+
+    const WASM: &str = "application/wasm";
+    let deploy = |query: &str| post(&format!("/admin/policies{query}"), WASM, "x");
+    let page = deploy("").replace("host: x", "host: x\r\norigin: http://elsewhere");
+    let cases = [
+        (deploy(""), 422, "invalid_component"),
+        (deploy("?config=%5B%5D"), 400, "invalid_configuration"),
+        (deploy("?class=heavy"), 400, "invalid_value"),
+        (deploy("?slot=steering"), 404, "slot_not_found"),
+        (deploy("?konfig=1"), 400, "invalid_query"),
+        (post("/admin/policies", "application/json", "{}"), 415, "unsupported_media_type"),
+        (post("/admin/policies", WASM, &"x".repeat(101)), 413, "body_too_large"),
+        (page, 403, "cross_origin"),
+        (post("/admin/policies/steering/rollback", WASM, ""), 404, "slot_not_found"),
+        (post("/admin/policies/routing/rollback", WASM, ""), 409, "no_previous_revision"),
+        (get("/admin/policies/routing/rollback"), 405, "method_not_allowed"),
+        (get("/admin"), 404, "path_not_found"),
+    ];
+    for (request, status, code) in cases {
+        let reply = send(address, &request).await;
+        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{request}");
+    }
+    let status = send(address, &get("/admin/policies")).await.json();
+    assert_eq!(status["slots"][2]["seats"][0]["seat"], "batching/0");
+    let history = send(address, &get("/admin/history")).await.json();
+    assert_eq!(history["entries"][0]["outcome"], "refused");
+    assert_eq!(send(address, &get("/admin/health")).await.status, 200);
+}

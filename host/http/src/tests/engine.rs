@@ -1,0 +1,159 @@
+//! A model whose tokens are characters, and an engine whose every answer the test gives by hand.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::{EndOfStream, FinishReason, Request, SampledToken, SinkClosed, TokenEvent};
+use sluice_engine::handle::{PoolCommand, PoolHandle};
+use sluice_engine::order::Stopped;
+use sluice_telemetry::Metrics;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::config::{EdgeConfig, EdgeLimits, ModelCard, SamplingDefaults};
+use crate::edge::{Edge, EdgeParts};
+use crate::openai::openai_router;
+use crate::serve::{Phase, serve};
+use crate::text::{Decoder, Message, ModelText, TextError};
+
+/// One token per character, which is its code point.
+pub(super) struct Characters;
+
+struct CharacterDecoder {
+    stop: Vec<String>,
+    text: String,
+}
+
+impl ModelText for Characters {
+    fn chat(&self, messages: &[Message]) -> Result<Vec<u32>, TextError> {
+        if messages[0].role == "assistant" {
+            return Err(TextError("a chat begins with the user".to_owned()));
+        }
+        self.encode(&messages.iter().map(|message| message.content.as_str()).collect::<String>())
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        Ok(text.chars().map(u32::from).collect())
+    }
+
+    fn decoder(&self, stop: &[String]) -> Box<dyn Decoder> {
+        Box::new(CharacterDecoder { stop: stop.to_vec(), text: String::new() })
+    }
+
+    fn vocabulary(&self) -> u32 {
+        0x11_0000
+    }
+
+    fn stop_tokens(&self) -> Arc<[u32]> {
+        Arc::new([0])
+    }
+}
+
+/// Shows a character at once, but for `~`, which it holds back until the next one or the end.
+impl Decoder for CharacterDecoder {
+    fn push(&mut self, token: u32, text: &mut String) -> bool {
+        self.text.push(char::from_u32(token).unwrap());
+        if self.stop.iter().any(|stop| self.text.ends_with(stop.as_str())) {
+            return true;
+        }
+        if !self.text.ends_with('~') {
+            text.push_str(&std::mem::take(&mut self.text));
+        }
+        false
+    }
+
+    fn finish(&mut self, text: &mut String) {
+        text.push_str(&self.text);
+    }
+}
+
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) edge: Arc<Edge>,
+    pub(super) phase: watch::Sender<Phase>,
+    commands: mpsc::UnboundedReceiver<PoolCommand>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn config() -> EdgeConfig {
+    EdgeConfig {
+        model: ModelCard {
+            name: "org/tiny".to_owned(),
+            max_model_len: 100,
+            cache_salt: Vec::new(),
+            block_tokens: 16,
+            created_unix: 5,
+        },
+        defaults: SamplingDefaults::default(),
+        limits: EdgeLimits { body_bytes: 10_000, read: Duration::from_millis(500), ..EdgeLimits::default() },
+        seed: 0xabc,
+    }
+}
+
+impl Server {
+    pub(super) async fn start() -> Self {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let pool = PoolHandle::new(Arc::new(move |command| sender.send(command).map_err(|_| Stopped)), Arc::new(|| 0));
+        let (address, edge, phase) = start(config(), pool).await;
+        Self { address, edge, phase, commands }
+    }
+
+    /// The engine is gone: whatever is offered comes back.
+    pub(super) fn stop_engine(&mut self) {
+        self.commands.close();
+    }
+
+    pub(super) async fn offered(&mut self) -> Request {
+        match self.command().await {
+            PoolCommand::Offer(request) => request,
+            PoolCommand::Finish(id, reason) => panic!("{id:?} finished with {reason:?} instead of an offer"),
+        }
+    }
+
+    pub(super) async fn finished(&mut self) -> FinishReason {
+        match self.command().await {
+            PoolCommand::Finish(_, reason) => reason,
+            PoolCommand::Offer(request) => panic!("{request:?} offered instead of a finish"),
+        }
+    }
+
+    /// True if the edge asked nothing more of the engine.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.commands.try_recv().is_err()
+    }
+
+    async fn command(&mut self) -> PoolCommand {
+        timeout(PATIENCE, self.commands.recv()).await.expect("the edge asks in time").expect("the edge is there")
+    }
+}
+
+pub(super) async fn start(config: EdgeConfig, pool: PoolHandle) -> (SocketAddr, Arc<Edge>, watch::Sender<Phase>) {
+    let metrics = Arc::new(Metrics::new(1, "org/tiny", "0").unwrap());
+    let limits = config.limits;
+    let parts = EdgeParts {
+        pool,
+        text: Arc::new(Characters),
+        metrics: Arc::clone(&metrics),
+        unix_time: Arc::new(|| 7),
+        ready: Arc::new(|| true),
+    };
+    let edge = Edge::new(config, parts);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let router = openai_router(Arc::clone(&edge));
+    tokio::spawn(serve(listener, router, limits, Some(metrics.edge.clone()), phases));
+    (address, edge, phase)
+}
+
+pub(super) fn say(request: &Request, text: &str) -> Result<(), SinkClosed> {
+    text.chars().try_for_each(|c| request.sink.send(TokenEvent::Token(SampledToken::plain(u32::from(c)))))
+}
+
+pub(super) fn end(request: &Request, reason: FinishReason, error: Option<&str>) {
+    let end = EndOfStream { reason, error: error.map(str::to_owned), cached_tokens: 1 };
+    request.sink.send(TokenEvent::End(end)).unwrap();
+}

@@ -1,0 +1,42 @@
+//! What the edge needs of a model's text side.
+
+use std::sync::Arc;
+
+/// One message of a chat, its content already joined to one text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    pub role: String,
+    pub content: String,
+}
+
+/// A prompt that cannot be rendered or tokenised; shown to the client.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TextError(pub String);
+
+/// Shared by all requests; called on async threads for short prompts and on blocking ones for long ones.
+pub trait ModelText: Send + Sync {
+    /// The tokens of a chat, up to where the assistant begins to speak.
+    fn chat(&self, messages: &[Message]) -> Result<Vec<u32>, TextError>;
+
+    /// The tokens of a plain text.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError>;
+
+    /// One per answer.
+    fn decoder(&self, stop: &[String]) -> Box<dyn Decoder>;
+
+    /// Every token is below it.
+    fn vocabulary(&self) -> u32;
+
+    /// The tokens with which the model ends an answer.
+    fn stop_tokens(&self) -> Arc<[u32]>;
+}
+
+/// Turns one answer's tokens into text, holding back what may still change.
+pub trait Decoder: Send {
+    /// Appends what can be shown after this token. True once a stop string has matched; nothing follows then.
+    fn push(&mut self, token: u32, text: &mut String) -> bool;
+
+    /// Appends what was held back; called once, after the last token of an answer without a match.
+    fn finish(&mut self, text: &mut String);
+}
