@@ -1,2 +1,23 @@
 //! Runs policy components: load, limit, call, swap. The only crate that knows wasmtime.
+//!
+//! Architecture invariant: a component gets memory, fuel, time and room for its answer by the call, and nothing else
+//! of the machine: no WASI, no clock, no randomness, no files. What it does beyond that is a fault and a value.
+
 mod bindings;
+mod budget;
+mod compiled;
+mod component;
+mod config;
+mod fault;
+mod host;
+mod inspect;
+mod instance;
+mod limits;
+mod lower;
+mod runtime;
+mod source;
+mod ticker;
+
+pub use budget::{Level, PolicyLog, Silent};
+pub use limits::{Bound, Export, Limits};
+pub use runtime::{Runtime, RuntimeError};
