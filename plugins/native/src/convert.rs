@@ -13,31 +13,81 @@ macro_rules! fields {
 }
 
 fn request(request: &view::RequestView) -> sluice_sdk::Request {
-    fields!(sluice_sdk::Request, request {
-        id, tenant, tenant_weight, session, priority, arrival, deadline, ttft_target, tpot_target, prompt_tokens,
-        max_new_tokens, attempt,
-    })
+    fields!(
+        sluice_sdk::Request,
+        request {
+            id,
+            tenant,
+            tenant_weight,
+            session,
+            priority,
+            arrival,
+            deadline,
+            ttft_target,
+            tpot_target,
+            prompt_tokens,
+            max_new_tokens,
+            attempt,
+        }
+    )
 }
 
 fn sample(sample: &view::DeviceSample) -> sluice_sdk::DeviceSample {
-    fields!(sluice_sdk::DeviceSample, sample {
-        number, age, window, nvml_gpu, nvml_memory, memory_used_bytes, memory_total_bytes, power_watts, sm_clock_hz,
-        throttle_reasons, sm_activity, dram_activity, engine_busy, roofline_share,
-    })
+    fields!(
+        sluice_sdk::DeviceSample,
+        sample {
+            number,
+            age,
+            window,
+            nvml_gpu,
+            nvml_memory,
+            memory_used_bytes,
+            memory_total_bytes,
+            power_watts,
+            sm_clock_hz,
+            throttle_reasons,
+            sm_activity,
+            dram_activity,
+            engine_busy,
+            roofline_share,
+        }
+    )
 }
 
 fn pool(pool: &view::PoolView) -> admission::Pool {
-    fields!(admission::Pool, pool {
-        queued_requests, queued_tokens, in_flight_requests, in_flight_tokens, arrival_rate, completion_rate,
-        ready_replicas, sequence_saturation, kv_saturation, queue_saturation,
-    })
+    fields!(
+        admission::Pool,
+        pool {
+            queued_requests,
+            queued_tokens,
+            in_flight_requests,
+            in_flight_tokens,
+            arrival_rate,
+            completion_rate,
+            ready_replicas,
+            sequence_saturation,
+            kv_saturation,
+            queue_saturation,
+        }
+    )
 }
 
 fn flows(table: &view::FlowTable) -> admission::FlowTable {
-    fields!(admission::FlowTable, table {
-        tenant, weight, queued_requests, queued_tokens, head_wait, head_prompt_tokens, head_max_new_tokens,
-        head_priority, in_flight_requests, served_tokens,
-    })
+    fields!(
+        admission::FlowTable,
+        table {
+            tenant,
+            weight,
+            queued_requests,
+            queued_tokens,
+            head_wait,
+            head_prompt_tokens,
+            head_max_new_tokens,
+            head_priority,
+            in_flight_requests,
+            served_tokens,
+        }
+    )
 }
 
 pub(crate) fn arrival(view: &view::ArrivalView) -> admission::ArrivalView {
@@ -60,10 +110,26 @@ pub(crate) fn routing(view: &view::RoutingView) -> routing::View {
         now: view.now,
         random: view.random,
         request: request(&view.request),
-        replicas: fields!(routing::ReplicaTable, table {
-            id, state, in_flight_requests, in_flight_tokens, running, waiting, waiting_uncached_tokens, kv_used,
-            kv_capacity_tokens, tokens_per_second, ttft_average, tpot_average, error_rate, cached_prefix_tokens, age,
-        }),
+        replicas: fields!(
+            routing::ReplicaTable,
+            table {
+                id,
+                state,
+                in_flight_requests,
+                in_flight_tokens,
+                running,
+                waiting,
+                waiting_uncached_tokens,
+                kv_used,
+                kv_capacity_tokens,
+                tokens_per_second,
+                ttft_average,
+                tpot_average,
+                error_rate,
+                cached_prefix_tokens,
+                age,
+            }
+        ),
     }
 }
 
@@ -72,9 +138,10 @@ pub(crate) fn batching(view: &view::BatchingView) -> batching::View {
     batching::View {
         now: view.now,
         random: view.random,
-        limits: fields!(batching::EngineLimits, limits {
-            max_sequences, max_batched_tokens, block_tokens, blocks_total, kv_bytes_per_token, max_model_len,
-        }),
+        limits: fields!(
+            batching::EngineLimits,
+            limits { max_sequences, max_batched_tokens, block_tokens, blocks_total, kv_bytes_per_token, max_model_len }
+        ),
         engine: batching::EngineNow {
             step: engine.step,
             blocks_free: engine.blocks_free,
@@ -85,15 +152,42 @@ pub(crate) fn batching(view: &view::BatchingView) -> batching::View {
             device: engine.device.as_ref().map(sample),
         },
         last_step: view.last_step.as_ref().map(|step| {
-            fields!(batching::LastStep, step {
-                wall, device, host_gap, prefill_tokens, decode_sequences, context_tokens, allocation_failures,
-                preempted, recomputed_tokens, finished,
-            })
+            fields!(
+                batching::LastStep,
+                step {
+                    wall,
+                    device,
+                    host_gap,
+                    prefill_tokens,
+                    decode_sequences,
+                    context_tokens,
+                    allocation_failures,
+                    preempted,
+                    recomputed_tokens,
+                    finished,
+                }
+            )
         }),
-        sequences: fields!(batching::SequenceTable, table {
-            id, tenant, priority, phase, prompt_tokens, computed_tokens, generated_tokens, max_new_tokens, blocks_held,
-            blocks_exclusive, preemptions, arrival, first_token_time, last_token_time, deadline,
-        }),
+        sequences: fields!(
+            batching::SequenceTable,
+            table {
+                id,
+                tenant,
+                priority,
+                phase,
+                prompt_tokens,
+                computed_tokens,
+                generated_tokens,
+                max_new_tokens,
+                blocks_held,
+                blocks_exclusive,
+                preemptions,
+                arrival,
+                first_token_time,
+                last_token_time,
+                deadline,
+            }
+        ),
     }
 }
 

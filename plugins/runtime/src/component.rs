@@ -2,8 +2,8 @@
 
 use sluice_core::view::{ArrivalView, BatchingView, FlowView, RoutingView};
 use sluice_core::{
-    AdmissionPolicy, BatchingDecision, BatchingPolicy, CallCost, Choice, Chunk, Descriptor, Events, FaultKind, NextFlow,
-    Policy, PolicyFault, Rejection, Route, RoutingPolicy, State, Verdict,
+    AdmissionPolicy, BatchingDecision, BatchingPolicy, CallCost, Choice, Chunk, Descriptor, Events, FaultKind,
+    NextFlow, Policy, PolicyFault, Rejection, Route, RoutingPolicy, State, Verdict,
 };
 
 use crate::Export;

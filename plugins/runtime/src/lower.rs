@@ -58,12 +58,7 @@ pub(crate) fn arrival(view: &ArrivalView) -> admission_policy::ArrivalView<'_> {
 }
 
 pub(crate) fn flow_view(view: &FlowView) -> admission_policy::FlowView<'_> {
-    admission_policy::FlowView {
-        now: view.now,
-        random: view.random,
-        pool: pool(&view.pool),
-        flows: flows(&view.flows),
-    }
+    admission_policy::FlowView { now: view.now, random: view.random, pool: pool(&view.pool), flows: flows(&view.flows) }
 }
 
 fn replicas(table: &ReplicaTable) -> routing_policy::ReplicaTable<'_> {

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::{DeploymentClass, Descriptor, Digest, LoadError, LoadedPolicy, PolicyLoader, Revision, RevisionId, Slot};
+use sluice_core::{
+    DeploymentClass, Descriptor, Digest, LoadError, LoadedPolicy, PolicyLoader, Revision, RevisionId, Slot,
+};
 use wasmtime::Engine;
 use wasmtime::component::{Component as Code, HasSelf, InstancePre, Linker};
 

@@ -42,8 +42,4 @@ macro_rules! instantiate {
     )*};
 }
 
-instantiate!(
-    admission_policy as AdmissionPolicy,
-    routing_policy as RoutingPolicy,
-    batching_policy as BatchingPolicy
-);
+instantiate!(admission_policy as AdmissionPolicy, routing_policy as RoutingPolicy, batching_policy as BatchingPolicy);

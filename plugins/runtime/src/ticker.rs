@@ -109,10 +109,12 @@ mod tests {
         let engine = Engine::new(&config).unwrap();
         let ticker = Ticker::start(&engine).unwrap();
         let parked = || ticker.shared.parked.load(Ordering::SeqCst);
-        let wait = |wanted: bool| (0..2000).any(|_| {
-            std::thread::sleep(Duration::from_millis(1));
-            parked() == wanted
-        });
+        let wait = |wanted: bool| {
+            (0..2000).any(|_| {
+                std::thread::sleep(Duration::from_millis(1));
+                parked() == wanted
+            })
+        };
         assert!(wait(true), "never parks");
         let call = ticker.enter();
         assert!(wait(false), "never wakes");
