@@ -1,0 +1,68 @@
+//! The gated feed-forward block: down(silu(gate(x)) · up(x)).
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::linear::Part;
+use super::math::silu;
+use super::{Linear, PARALLEL_WORK};
+use crate::LoadError;
+use crate::model::Dimensions;
+use crate::scratch::Scratch;
+use crate::weights::Weights;
+
+pub(crate) struct Mlp {
+    gate_up: Linear,
+    down: Linear,
+    width: usize,
+}
+
+impl Mlp {
+    pub(crate) fn load(weights: &Weights, name: &str, size: &Dimensions) -> Result<Self, LoadError> {
+        let [gate, up, down] = ["gate", "up", "down"].map(|part| format!("{name}.{part}_proj"));
+        let gate_up = [Part { name: &gate, outputs: size.ffn }, Part { name: &up, outputs: size.ffn }];
+        Ok(Self {
+            gate_up: Linear::load(weights, &gate_up, size.hidden, false)?,
+            down: Linear::load(weights, &[Part { name: &down, outputs: size.hidden }], size.ffn, false)?,
+            width: size.ffn,
+        })
+    }
+
+    /// From `normed` to `branch`.
+    pub(crate) fn forward(&self, rows: usize, scratch: &mut Scratch) {
+        let Scratch { normed, gate_up, gated, branch, panels, .. } = scratch;
+        let (gate_up, gated) = (gate_up.rows_mut(rows), gated.rows_mut(rows));
+        self.gate_up.forward(normed.rows(rows), gate_up, panels);
+        self.gate(gate_up, gated);
+        self.down.forward(gated, branch.rows_mut(rows), panels);
+    }
+
+    fn gate(&self, gate_up: &[f32], gated: &mut [f32]) {
+        let row = |(gated, gate_up): (&mut [f32], &[f32])| {
+            let (gate, up) = gate_up.split_at(self.width);
+            Arch::new().dispatch(Gate { gate, up, out: gated });
+        };
+        if gated.len() < PARALLEL_WORK {
+            gated.chunks_exact_mut(self.width).zip(gate_up.chunks_exact(2 * self.width)).for_each(row);
+        } else {
+            gated.par_chunks_exact_mut(self.width).zip(gate_up.par_chunks_exact(2 * self.width)).for_each(row);
+        }
+    }
+}
+
+struct Gate<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Gate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
+            *out = silu(*gate) * up;
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a model is to its executor, and how one is loaded: by the architecture that its configuration names.
+
+use std::sync::Arc;
+
+use crate::config::ConfigFile;
+use crate::kv::KvCache;
+use crate::scratch::Scratch;
+use crate::step::Step;
+use crate::weights::Weights;
+use crate::{LoadError, ModelFiles, qwen3};
+
+/// Shared by the replicas that serve it: it holds weights and nothing of any sequence.
+pub trait Model: Send + Sync {
+    fn info(&self) -> &ModelInfo;
+
+    /// Called once per step. Writes the step's keys and values into the cache and one row of logits per sampled
+    /// token into `scratch`. A row's logits depend on its sequence alone.
+    fn forward(&self, step: &Step, cache: &mut KvCache, scratch: &mut Scratch);
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModelInfo {
+    /// The folder's name, or the embedded model's.
+    pub name: String,
+    /// As `config.json` names it.
+    pub architecture: &'static str,
+    /// Numbers in the checkpoint; a tied head counts once.
+    pub parameters: u64,
+    /// Positions that the model was made for.
+    pub max_model_len: u32,
+    /// Tokens that end an answer. May be empty.
+    pub eos_ids: Vec<u32>,
+    pub dimensions: Dimensions,
+}
+
+/// The sizes of a decoder of the Llama family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dimensions {
+    pub vocab: usize,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub ffn: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoadFormat {
+    /// The checkpoint beside the configuration.
+    SafeTensors,
+    /// Random weights in the configuration's shapes: for measuring and testing without files.
+    Dummy { seed: u64 },
+}
+
+/// Loads the model whose `config.json` is among `files`.
+pub fn load(files: &ModelFiles, format: LoadFormat) -> Result<Arc<dyn Model>, LoadError> {
+    let config = ConfigFile::read(files)?;
+    let architecture = config.architecture()?;
+    let open = || match format {
+        LoadFormat::SafeTensors => Weights::open(files),
+        LoadFormat::Dummy { seed } => Ok(Weights::dummy(seed)),
+    };
+    match architecture.as_str() {
+        qwen3::ARCHITECTURE => Ok(Arc::new(qwen3::Qwen3::load(files, &config, open)?)),
+        _ => Err(LoadError::UnknownArchitecture { found: architecture, supported: &[qwen3::ARCHITECTURE] }),
+    }
+}
+
+impl ModelInfo {
+    /// Keys and values in F32.
+    pub fn kv_bytes_per_token(&self) -> u64 {
+        let size = &self.dimensions;
+        (2 * size.layers * size.kv_heads * size.head_dim * size_of::<f32>()) as u64
+    }
+}
+
+impl Dimensions {
+    /// Queries, keys and values of one token side by side.
+    pub(crate) fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+}

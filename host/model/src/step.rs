@@ -1,0 +1,220 @@
+//! A batch, checked and flattened for a model: nothing in it can lead outside the cache or the vocabulary.
+
+use std::ops::Range;
+
+use sluice_core::{Batch, RequestId, Row, TokenSource};
+
+/// What a step may hold; everything that grows with a step is allocated for this much.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StepLimits {
+    /// Blocks of the KV cache.
+    pub blocks: u32,
+    /// Tokens in a block.
+    pub block_tokens: u32,
+    /// Tokens of all rows together.
+    pub max_tokens: u32,
+    /// Rows.
+    pub max_rows: u32,
+}
+
+/// Of the model: what tokens and positions there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ModelLimits {
+    pub(crate) vocab: u32,
+    pub(crate) max_model_len: u32,
+}
+
+/// The tokens of all rows side by side, each with its position and its sequence's block table.
+#[derive(Default)]
+pub struct Step {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) positions: Vec<u32>,
+    /// Indices into `tokens` of those whose logits are wanted.
+    pub(crate) sampled: Vec<usize>,
+    /// Each token's row.
+    rows: Vec<usize>,
+    /// Each row's block table.
+    tables: Vec<Range<usize>>,
+    blocks: Vec<u32>,
+    block_tokens: usize,
+}
+
+/// The engine asked for something that cannot be computed: a bug of the engine.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum BadBatch {
+    #[error("the batch has {rows} rows and {tokens} tokens, and at most {max_rows} and {max_tokens} are computed")]
+    TooLarge { rows: usize, tokens: usize, max_rows: u32, max_tokens: u32 },
+    #[error("the row of sequence {} {problem}", sequence.0)]
+    Row { sequence: RequestId, problem: RowProblem },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum RowProblem {
+    #[error("reaches outside the batch's tokens or blocks")]
+    Range,
+    #[error("has no tokens")]
+    Empty,
+    #[error("reaches position {end}, and the model's length is {limit}")]
+    TooLong { end: u64, limit: u32 },
+    #[error("reaches position {end}, and its block table covers {covered}")]
+    Blocks { end: u64, covered: u64 },
+    #[error("names block {block} of {blocks}")]
+    Block { block: u32, blocks: u32 },
+    #[error("has token {token}, and the vocabulary has {vocab}")]
+    Token { token: u32, vocab: u32 },
+    #[error("takes a token from a step that is not collected, which this executor never leaves behind")]
+    PreviousStep,
+}
+
+impl Step {
+    pub(crate) fn new(limits: &StepLimits) -> Self {
+        let tokens = limits.max_tokens as usize;
+        Self {
+            tokens: Vec::with_capacity(tokens),
+            positions: Vec::with_capacity(tokens),
+            rows: Vec::with_capacity(tokens),
+            block_tokens: limits.block_tokens as usize,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn fill(&mut self, batch: &Batch, limits: &StepLimits, model: &ModelLimits) -> Result<(), BadBatch> {
+        let tokens = batch.rows.iter().map(|row| row.tokens as usize).sum();
+        if batch.rows.len() > limits.max_rows as usize || tokens > limits.max_tokens as usize {
+            let (max_rows, max_tokens) = (limits.max_rows, limits.max_tokens);
+            return Err(BadBatch::TooLarge { rows: batch.rows.len(), tokens, max_rows, max_tokens });
+        }
+        self.clear();
+        for row in &batch.rows {
+            let filled = self.add(batch, row, limits, model);
+            filled.map_err(|problem| BadBatch::Row { sequence: row.sequence, problem })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn table_of(&self, token: usize) -> &[u32] {
+        &self.blocks[self.tables[self.rows[token]].clone()]
+    }
+
+    /// The block that a token's own keys and values go to.
+    pub(crate) fn block_of(&self, token: usize) -> u32 {
+        self.table_of(token)[self.positions[token] as usize / self.block_tokens]
+    }
+
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.sampled.clear();
+        self.rows.clear();
+        self.tables.clear();
+        self.blocks.clear();
+    }
+
+    fn add(&mut self, batch: &Batch, row: &Row, limits: &StepLimits, model: &ModelLimits) -> Result<(), RowProblem> {
+        let tokens = slice(&batch.tokens, row.token_offset, row.tokens as usize).ok_or(RowProblem::Range)?;
+        let blocks = slice(&batch.blocks, row.block_offset, row.block_count).ok_or(RowProblem::Range)?;
+        let end = u64::from(row.start) + u64::from(row.tokens);
+        let covered = blocks.len() as u64 * u64::from(limits.block_tokens);
+        if tokens.is_empty() {
+            return Err(RowProblem::Empty);
+        }
+        if end > u64::from(model.max_model_len) {
+            return Err(RowProblem::TooLong { end, limit: model.max_model_len });
+        }
+        if end > covered {
+            return Err(RowProblem::Blocks { end, covered });
+        }
+        if let Some(block) = blocks.iter().find(|block| block.0 >= limits.blocks) {
+            return Err(RowProblem::Block { block: block.0, blocks: limits.blocks });
+        }
+        for (token, position) in tokens.iter().zip(row.start..) {
+            self.tokens.push(known(*token, model.vocab)?);
+            self.positions.push(position);
+            self.rows.push(self.tables.len());
+        }
+        let table = self.blocks.len();
+        self.blocks.extend(blocks.iter().map(|block| block.0));
+        self.tables.push(table..self.blocks.len());
+        if row.sample.is_some() {
+            self.sampled.push(self.tokens.len() - 1);
+        }
+        Ok(())
+    }
+}
+
+fn known(token: TokenSource, vocab: u32) -> Result<u32, RowProblem> {
+    match token {
+        TokenSource::Known(token) if token < vocab => Ok(token),
+        TokenSource::Known(token) => Err(RowProblem::Token { token, vocab }),
+        TokenSource::PreviousStep => Err(RowProblem::PreviousStep),
+    }
+}
+
+fn slice<T>(all: &[T], offset: usize, count: usize) -> Option<&[T]> {
+    all.get(offset..offset.checked_add(count)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::BlockId;
+
+    const LIMITS: StepLimits = StepLimits { blocks: 4, block_tokens: 2, max_tokens: 4, max_rows: 2 };
+    const MODEL: ModelLimits = ModelLimits { vocab: 10, max_model_len: 7 };
+
+    /// Three tokens from position 2 on, with a table of three blocks.
+    fn batch() -> Batch {
+        let row = Row {
+            sequence: RequestId(7),
+            start: 2,
+            tokens: 3,
+            token_offset: 0,
+            block_offset: 0,
+            block_count: 3,
+            sample: None,
+        };
+        let tokens = [1, 2, 9].map(TokenSource::Known).to_vec();
+        Batch { step: 1, rows: vec![row], tokens, blocks: [3, 0, 2].map(BlockId).to_vec() }
+    }
+
+    fn check(change: impl FnOnce(&mut Batch), expected: Result<(), RowProblem>) {
+        let mut batch = batch();
+        change(&mut batch);
+        let expected = expected.map_err(|problem| BadBatch::Row { sequence: RequestId(7), problem });
+        assert_eq!(Step::new(&LIMITS).fill(&batch, &LIMITS, &MODEL), expected);
+    }
+
+    #[test]
+    fn rows_that_cannot_be_computed_are_refused() {
+        check(|_| {}, Ok(()));
+        check(|batch| batch.rows[0].token_offset = 1, Err(RowProblem::Range));
+        check(|batch| batch.rows[0].token_offset = usize::MAX, Err(RowProblem::Range));
+        check(|batch| batch.rows[0].block_offset = 1, Err(RowProblem::Range));
+        check(|batch| batch.rows[0].tokens = 0, Err(RowProblem::Empty));
+        check(|batch| batch.rows[0].start = 5, Err(RowProblem::TooLong { end: 8, limit: 7 }));
+        check(
+            |batch| batch.rows[0].start = u32::MAX,
+            Err(RowProblem::TooLong { end: u64::from(u32::MAX) + 3, limit: 7 }),
+        );
+        check(|batch| batch.rows[0].start = 4, Err(RowProblem::Blocks { end: 7, covered: 6 }));
+        check(|batch| batch.blocks[1] = BlockId(4), Err(RowProblem::Block { block: 4, blocks: 4 }));
+        check(|batch| batch.tokens[1] = TokenSource::Known(10), Err(RowProblem::Token { token: 10, vocab: 10 }));
+        check(|batch| batch.tokens[2] = TokenSource::PreviousStep, Err(RowProblem::PreviousStep));
+    }
+
+    #[test]
+    fn a_batch_beyond_the_limits_is_refused() {
+        let mut batch = batch();
+        batch.rows[0].tokens = 5;
+        let refused = Step::new(&LIMITS).fill(&batch, &LIMITS, &MODEL);
+        assert_eq!(refused, Err(BadBatch::TooLarge { rows: 1, tokens: 5, max_rows: 2, max_tokens: 4 }));
+    }
+
+    #[test]
+    fn every_token_finds_its_block() {
+        let mut step = Step::new(&LIMITS);
+        step.fill(&batch(), &LIMITS, &MODEL).unwrap();
+        assert_eq!((0..3).map(|token| step.block_of(token)).collect::<Vec<_>>(), [0, 0, 2]);
+        assert_eq!(step.positions, [2, 3, 4]);
+    }
+}
