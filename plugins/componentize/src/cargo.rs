@@ -9,12 +9,13 @@ use crate::ComponentizeError;
 use crate::target::TARGET;
 
 /// Small, and quick to compile when they are deployed.
-const PROFILE: [&str; 7] = [
+const PROFILE: [&str; 8] = [
     "profile.component.inherits='release'",
     "profile.component.codegen-units=1",
     "profile.component.debug=false",
     "profile.component.incremental=false",
     "profile.component.lto=true",
+    "profile.component.opt-level='s'",
     "profile.component.panic='abort'",
     "profile.component.strip=true",
 ];
@@ -54,41 +55,43 @@ pub(crate) struct Module {
 impl Crates<'_> {
     /// The core modules, in the order of `packages`.
     pub(crate) fn compile(&self) -> Result<Vec<Module>, ComponentizeError> {
-        let mut command = self.command();
+        match self.packages {
+            [] => Ok(vec![self.compile_one(None)?]),
+            packages => packages.iter().map(|package| self.compile_one(Some(package))).collect(),
+        }
+    }
+
+    fn compile_one(&self, package: Option<&str>) -> Result<Module, ComponentizeError> {
+        let mut command = self.command(package);
         let output = command.output().map_err(|source| ComponentizeError::Spawn {
             program: command.get_program().to_string_lossy().into_owned(),
             source,
         })?;
+        let name = || package.map_or_else(|| self.manifest.display().to_string(), str::to_owned);
         if !output.status.success() {
-            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(ComponentizeError::Build { crates: self.packages.join(", "), output: stderr });
+            let output = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(ComponentizeError::Build { name: name(), output });
         }
-        let mut modules = self.modules(&String::from_utf8_lossy(&output.stdout));
-        let place = |module: &Module| self.packages.iter().position(|package| *package == module.name);
-        modules.sort_by_key(place);
-        let missing = self.packages.iter().find(|package| modules.iter().all(|module| module.name != **package));
-        match missing {
-            Some(name) => Err(ComponentizeError::NoModule { name: (*name).to_owned() }),
-            None if modules.is_empty() => {
-                Err(ComponentizeError::NoModule { name: self.manifest.display().to_string() })
-            }
-            None => Ok(modules),
-        }
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let mut modules = messages.lines().filter_map(|line| module(&serde_json::from_str(line).ok()?));
+        modules.next().ok_or_else(|| ComponentizeError::NoModule { name: name() })
     }
 
-    fn command(&self) -> Command {
+    /// `cargo rustc` and not `build`: it makes a library of this kind alone, which is what lets the linker's
+    /// optimiser see all of it.
+    fn command(&self, package: Option<&str>) -> Command {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        command.args(["build", "--lib", "--target", TARGET, "--profile", "component"]);
+        command.args(["rustc", "--lib", "--crate-type", "cdylib", "--target", TARGET, "--profile", "component"]);
         command.args(["--message-format", "json-render-diagnostics"]);
         PROFILE.iter().for_each(|setting| {
             command.args(["--config", setting]);
         });
         command.arg("--manifest-path").arg(self.manifest);
         command.arg("--target-dir").arg(self.target_dir);
-        self.packages.iter().for_each(|package| {
+        if let Some(package) = package {
             command.args(["--package", package]);
-        });
+        }
         let leaking = std::env::vars_os().map(|(name, _)| name).filter(|name| leaks(&name.to_string_lossy()));
         leaking.for_each(|name| {
             command.env_remove(name);
@@ -96,13 +99,9 @@ impl Crates<'_> {
         command.stdin(Stdio::null());
         command
     }
-
-    /// What cargo says that it made.
-    fn modules(&self, messages: &str) -> Vec<Module> {
-        messages.lines().filter_map(|line| serde_json::from_str(line).ok()).filter_map(|it| module(&it)).collect()
-    }
 }
 
+/// What cargo says that it made.
 fn module(message: &Value) -> Option<Module> {
     if message["reason"] != "compiler-artifact" {
         return None;

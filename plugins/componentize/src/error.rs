@@ -12,9 +12,9 @@ pub enum ComponentizeError {
         #[source]
         source: std::io::Error,
     },
-    #[error("building {crates} for wasm32-unknown-unknown failed:\n{output}")]
-    Build { crates: String, output: String },
-    #[error("`{name}` made no .wasm file: its Cargo.toml needs `[lib] crate-type = [\"cdylib\", \"rlib\"]`")]
+    #[error("building `{name}` for wasm32-unknown-unknown failed:\n{output}")]
+    Build { name: String, output: String },
+    #[error("`{name}` made no .wasm file: a policy is a library crate")]
     NoModule { name: String },
     #[error("cannot read {}: {source}", path.display())]
     Read {

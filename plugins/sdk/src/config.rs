@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-pub use serde_json::Value;
-use serde_json::{Map, json};
+pub use crate::json::Value;
+use crate::json::{self, decimal, quoted};
 
 /// Written by [`config!`].
 pub trait Configuration: Sized + Default {
@@ -26,9 +26,10 @@ pub trait Setting: Sized {
     /// As it goes on from "must be".
     fn expected(range: &Self::Range) -> String;
 
-    fn schema(range: &Self::Range) -> Map<String, Value>;
+    /// The members of its JSON Schema.
+    fn schema(range: &Self::Range) -> String;
 
-    fn to_json(&self) -> Value;
+    fn to_json(&self) -> String;
 }
 
 /// A setting that is one of a few names; written by [`choice!`].
@@ -40,57 +41,39 @@ pub trait Choice: Copy + 'static {
 
 /// Reads a JSON object; what it leaves out keeps its default.
 pub fn parse<C: Configuration>(json: &str) -> Result<C, String> {
-    let value: Value = serde_json::from_str(json).map_err(|error| format!("the configuration is no JSON: {error}"))?;
-    let Value::Object(object) = value else {
-        return Err("the configuration must be a JSON object".to_owned());
-    };
     let mut config = C::default();
-    for (key, value) in &object {
+    for (key, value) in json::object(json)? {
         if !C::KEYS.contains(&key.as_str()) {
             return Err(unknown_key(key, C::KEYS));
         }
-        config.set(key, value).map_err(|expected| format!("`{key}` must be {expected}, not {}", short(value)))?;
+        config.set(&key, &value).map_err(|expected| format!("`{key}` must be {expected}, not {value}"))?;
     }
     Ok(config)
 }
 
-fn unknown_key(key: &str, known: &[&str]) -> String {
-    let nearest = known.iter().min_by_key(|candidate| strsim::damerau_levenshtein(key, candidate));
-    let key = short(&Value::from(key));
+fn unknown_key(key: String, known: &[&str]) -> String {
+    let nearest = known.iter().min_by_key(|candidate| strsim::levenshtein(&key, candidate));
+    let key = Value::Text(key);
     match nearest {
         Some(nearest) => format!("unknown key {key}; the nearest is `{nearest}`, and there are {}", known.join(", ")),
         None => format!("unknown key {key}; this policy has no configuration"),
     }
 }
 
-/// Enough of a value to recognise it by.
-fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(40) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
-/// One property of the schema.
-pub fn property<S: Setting>(doc: &str, default: &S, range: &S::Range) -> Value {
-    let mut schema = S::schema(range);
-    schema.insert("description".to_owned(), Value::from(doc.trim()));
-    schema.insert("default".to_owned(), default.to_json());
-    Value::Object(schema)
+/// One property of the schema, with its key.
+pub fn property<S: Setting>(key: &str, doc: &str, default: &S, range: &S::Range) -> String {
+    let (schema, default) = (S::schema(range), default.to_json());
+    format!("\"{key}\":{{{schema},\"description\":{},\"default\":{default}}}", quoted(doc.trim()))
 }
 
 /// The schema of the object that has these properties and no others.
-pub fn object(properties: Map<String, Value>) -> String {
-    json!({ "type": "object", "properties": properties, "additionalProperties": false }).to_string()
+pub fn object(properties: &[String]) -> String {
+    let properties = properties.join(",");
+    format!("{{\"type\":\"object\",\"properties\":{{{properties}}},\"additionalProperties\":false}}")
 }
 
-fn numeric(kind: &str, range: &RangeInclusive<impl Copy + Into<Value>>) -> Map<String, Value> {
-    Map::from_iter([
-        ("type".to_owned(), kind.into()),
-        ("minimum".to_owned(), (*range.start()).into()),
-        ("maximum".to_owned(), (*range.end()).into()),
-    ])
+fn numeric(kind: &str, start: &str, end: &str) -> String {
+    format!("\"type\":\"{kind}\",\"minimum\":{start},\"maximum\":{end}")
 }
 
 macro_rules! whole_numbers {
@@ -99,20 +82,20 @@ macro_rules! whole_numbers {
             type Range = RangeInclusive<$type>;
 
             fn parse(value: &Value, range: &Self::Range) -> Option<Self> {
-                let number = Self::try_from(value.as_u64()?).ok()?;
-                range.contains(&number).then_some(number)
+                let Value::Whole(number) = value else { return None };
+                Self::try_from(*number).ok().filter(|number| range.contains(number))
             }
 
             fn expected(range: &Self::Range) -> String {
                 format!("a whole number from {} to {}", range.start(), range.end())
             }
 
-            fn schema(range: &Self::Range) -> Map<String, Value> {
-                numeric("integer", range)
+            fn schema(range: &Self::Range) -> String {
+                numeric("integer", &range.start().to_string(), &range.end().to_string())
             }
 
-            fn to_json(&self) -> Value {
-                (*self).into()
+            fn to_json(&self) -> String {
+                self.to_string()
             }
         }
     )*};
@@ -124,19 +107,24 @@ impl Setting for f64 {
     type Range = RangeInclusive<f64>;
 
     fn parse(value: &Value, range: &Self::Range) -> Option<Self> {
-        value.as_f64().filter(|number| range.contains(number))
+        let number = match value {
+            Value::Whole(number) => *number as f64,
+            Value::Number(number) => *number,
+            _ => return None,
+        };
+        range.contains(&number).then_some(number)
     }
 
     fn expected(range: &Self::Range) -> String {
-        format!("a number from {} to {}", Value::from(*range.start()), Value::from(*range.end()))
+        format!("a number from {} to {}", decimal(*range.start()), decimal(*range.end()))
     }
 
-    fn schema(range: &Self::Range) -> Map<String, Value> {
-        numeric("number", range)
+    fn schema(range: &Self::Range) -> String {
+        numeric("number", &decimal(*range.start()), &decimal(*range.end()))
     }
 
-    fn to_json(&self) -> Value {
-        (*self).into()
+    fn to_json(&self) -> String {
+        decimal(*self)
     }
 }
 
@@ -144,23 +132,26 @@ impl<C: Choice> Setting for C {
     type Range = ();
 
     fn parse(value: &Value, (): &()) -> Option<Self> {
-        let name = value.as_str()?;
-        C::ALL.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice)
+        let Value::Text(name) = value else { return None };
+        C::ALL.iter().find(|(known, _)| known == name).map(|(_, choice)| *choice)
     }
 
     fn expected((): &()) -> String {
-        let names: Vec<String> = C::ALL.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-        format!("one of {}", names.join(", "))
+        format!("one of {}", names::<C>())
     }
 
-    fn schema((): &()) -> Map<String, Value> {
-        let names: Vec<Value> = C::ALL.iter().map(|(name, _)| Value::from(*name)).collect();
-        Map::from_iter([("type".to_owned(), "string".into()), ("enum".to_owned(), names.into())])
+    fn schema((): &()) -> String {
+        format!("\"type\":\"string\",\"enum\":[{}]", names::<C>())
     }
 
-    fn to_json(&self) -> Value {
-        self.name().into()
+    fn to_json(&self) -> String {
+        quoted(self.name())
     }
+}
+
+fn names<C: Choice>() -> String {
+    let names: Vec<String> = C::ALL.iter().map(|(name, _)| quoted(name)).collect();
+    names.join(", ")
 }
 
 /// `null` stands for the value that the policy takes by itself.
@@ -168,22 +159,19 @@ impl<S: Setting> Setting for Option<S> {
     type Range = S::Range;
 
     fn parse(value: &Value, range: &Self::Range) -> Option<Self> {
-        if value.is_null() { Some(None) } else { S::parse(value, range).map(Some) }
+        if *value == Value::Null { Some(None) } else { S::parse(value, range).map(Some) }
     }
 
     fn expected(range: &Self::Range) -> String {
         format!("{} or null", S::expected(range))
     }
 
-    fn schema(range: &Self::Range) -> Map<String, Value> {
-        let mut schema = S::schema(range);
-        let kinds = schema.remove("type").map(|kind| json!([kind, "null"]));
-        schema.extend(kinds.map(|kinds| ("type".to_owned(), kinds)));
-        schema
+    fn schema(range: &Self::Range) -> String {
+        format!("\"anyOf\":[{{{}}},{{\"type\":\"null\"}}]", S::schema(range))
     }
 
-    fn to_json(&self) -> Value {
-        self.as_ref().map_or(Value::Null, S::to_json)
+    fn to_json(&self) -> String {
+        self.as_ref().map_or_else(|| "null".to_owned(), S::to_json)
     }
 }
 
@@ -238,16 +226,14 @@ macro_rules! config {
 
             fn schema() -> String {
                 let defaults = Self::default();
-                $crate::config::object([
-                    $((
-                        stringify!($key).to_owned(),
-                        $crate::config::property(
-                            concat!($($doc),*),
-                            &defaults.$key,
-                            &$crate::config_range!($($range)?),
-                        ),
+                $crate::config::object(&[
+                    $($crate::config::property(
+                        stringify!($key),
+                        concat!($($doc),*),
+                        &defaults.$key,
+                        &$crate::config_range!($($range)?),
                     )),*
-                ].into_iter().collect())
+                ])
             }
         }
     };
@@ -287,6 +273,8 @@ macro_rules! choice {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     choice! {
@@ -321,12 +309,15 @@ mod tests {
 
     #[test]
     fn an_error_names_the_key_and_what_it_may_be() {
-        check(r#"{"low": 7}"#, Err("`low` must be a number from 0.0 to 1.0, not 7"));
+        check(r#"{"low": 7}"#, Err("`low` must be a number from 0 to 1, not 7"));
         check(r#"{"start": -1}"#, Err("`start` must be a whole number from 1 to 64, not -1"));
         check(r#"{"limit": "x"}"#, Err("`limit` must be a whole number from 1 to 64 or null, not \"x\""));
         check(r#"{"signal": "gpu"}"#, Err("`signal` must be one of \"nvml\", \"engine-busy\", not \"gpu\""));
-        check("[]", Err("the configuration must be a JSON object"));
-        assert!(parse::<Config>("{").unwrap_err().starts_with("the configuration is no JSON"));
+        check(r#"{"low": [[1]]}"#, Err("`low` must be a number from 0 to 1, not a list"));
+        for json in ["[]", "{", "", "7"] {
+            let error = parse::<Config>(json).unwrap_err();
+            assert!(error.starts_with("the configuration is no JSON object: "), "{error}");
+        }
     }
 
     #[test]
@@ -341,12 +332,13 @@ mod tests {
 
     #[test]
     fn the_schema_says_the_same_as_the_parser() {
-        let schema: Value = serde_json::from_str(&Config::schema()).unwrap();
+        let schema: serde_json::Value = serde_json::from_str(&Config::schema()).unwrap();
         assert_eq!(schema["additionalProperties"], false);
         let low = &schema["properties"]["low"];
         assert_eq!(low["description"], "Below it, the batch grows.");
-        assert_eq!((&low["minimum"], &low["maximum"], &low["default"]), (&json!(0.0), &json!(1.0), &json!(0.7)));
-        assert_eq!(schema["properties"]["limit"]["type"], json!(["integer", "null"]));
+        assert_eq!((&low["minimum"], &low["maximum"], &low["default"]), (&json!(0), &json!(1), &json!(0.7)));
+        let limit = json!([{"type": "integer", "minimum": 1, "maximum": 64}, {"type": "null"}]);
+        assert_eq!(schema["properties"]["limit"]["anyOf"], limit);
         assert_eq!(schema["properties"]["signal"]["enum"], json!(["nvml", "engine-busy"]));
     }
 }

@@ -10,6 +10,7 @@ pub mod bindings;
 pub mod config;
 pub mod guest;
 pub mod host;
+mod json;
 pub mod policy;
 pub mod queue;
 pub mod routing;
