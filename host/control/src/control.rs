@@ -128,6 +128,12 @@ impl Control {
         self.ledger().slot(slot).committed.map(|known| known.revision)
     }
 
+    /// Whether a replica is there to take work.
+    pub fn is_ready(&self) -> bool {
+        let takes_orders = |seat: &OrderSender<_, _>| seat(Order::Status(Box::new(drop))).is_ok();
+        self.seats.get().is_some_and(|seats| seats.batching.iter().any(takes_orders))
+    }
+
     fn try_deploy(&self, request: &DeployRequest<'_>) -> Result<Deployment, DeployError> {
         let _turn = self.turn().ok_or(DeployError::InProgress)?;
         let seats = self.seats.get().ok_or(Stopped)?;

@@ -190,10 +190,12 @@ fn a_lost_replica_does_not_hold_up_a_deployment_and_a_dead_engine_refuses_it() {
     gates[1].stop();
     let done = control.deploy(&request("batching calm 1.0")).unwrap();
     assert_eq!(done.seats.len(), 1);
+    assert!(control.is_ready());
     gates[0].stop();
     assert_eq!(control.deploy(&request("batching calm 2.0")), Err(DeployError::Stopped(Stopped)));
     assert_eq!(control.committed(Slot::Batching).unwrap().id().version, "1.0");
     assert!(control.rollback(Slot::Batching, "test").is_err());
+    assert!(!control.is_ready());
 }
 
 #[test]

@@ -84,8 +84,8 @@ impl EngineMetrics {
         let Some(metrics) = self.replica(replica) else { return };
         metrics.running.set(i64::from(running));
         metrics.waiting.set(i64::from(waiting));
-        // Blocks that only hold a cached prefix are free for whoever asks.
-        let free = now.blocks_free.saturating_add(now.blocks_reclaimable).min(blocks);
+        // Blocks that only hold a cached prefix count as free: they are, for whoever asks.
+        let free = now.blocks_free.min(blocks);
         metrics.kv_usage.set(f64::from(blocks - free) / f64::from(blocks.max(1)));
         metrics.steps.inc();
         metrics.step.observe(seconds(step.wall));

@@ -1,7 +1,7 @@
 //! All metrics of one server, in one registry.
 
 use prometheus::{Registry, TextEncoder};
-use sluice_core::{EngineEvent, Observer, ReplicaId, Seat, Slot};
+use sluice_core::{Digest, EngineEvent, Observer, ReplicaId, Seat, Slot};
 
 use crate::edge::EdgeMetrics;
 use crate::engine::EngineMetrics;
@@ -38,8 +38,8 @@ impl Metrics {
     }
 
     /// Sets a gauge on behalf of a policy. False if policies have set too many different ones.
-    pub fn set_policy_gauge(&self, slot: Slot, policy: &str, name: &str, value: f64) -> bool {
-        self.policy.set_gauge(slot, policy, name, value)
+    pub fn set_policy_gauge(&self, policy: &str, digest: Digest, name: &str, value: f64) -> bool {
+        self.policy.set_gauge(policy, digest, name, value)
     }
 }
 

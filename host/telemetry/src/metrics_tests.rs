@@ -55,7 +55,7 @@ fn fault() -> PolicyFault {
 
 #[test]
 fn every_event_shows_in_a_scrape() {
-    let now = EngineNow { blocks_free: 20, blocks_reclaimable: 5, ..EngineNow::default() };
+    let now = EngineNow { blocks_free: 25, blocks_reclaimable: 5, ..EngineNow::default() };
     let step = LastStep { wall: 3 * MILLISECOND, recomputed_tokens: 4, ..LastStep::default() };
     let (done, calm, fault) = (finished(), installed("calm", 1), fault());
     let busy = Rejection { caller: false, reason: "full".to_owned(), retry_after: SECOND };
@@ -142,10 +142,10 @@ fn the_policy_in_force_is_named_and_the_one_before_is_not() {
 #[test]
 fn policies_cannot_fill_the_registry() {
     let metrics = metrics();
-    let taken = (0..1000).filter(|i| metrics.set_policy_gauge(Slot::Routing, "calm", &format!("g{i}"), 1.0)).count();
+    let taken = (0..1000).filter(|i| metrics.set_policy_gauge("calm", Digest([1; 32]), &format!("g{i}"), 1.0)).count();
     assert_eq!(taken, 256);
-    assert!(metrics.set_policy_gauge(Slot::Routing, "calm", "g0", 2.0));
-    assert_eq!(value(&metrics, r#"sluice_policy_gauge{name="g0",policy="calm",slot="routing"}"#), Some(2.0));
+    assert!(metrics.set_policy_gauge("calm", Digest([1; 32]), "g0", 2.0));
+    assert_eq!(value(&metrics, r#"sluice_policy_gauge{digest="010101010101",name="g0",policy="calm"}"#), Some(2.0));
 }
 
 #[test]

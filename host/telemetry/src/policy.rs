@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounterVec, IntGaugeVec, Result};
-use sluice_core::{CallCost, Digest, Installed, PolicyFault, Seat, Slot};
+use sluice_core::{CallCost, Digest, Installed, PolicyFault, Seat};
 
 use crate::make::{DECISION, Maker, seconds};
 
@@ -20,7 +20,7 @@ pub(crate) struct PolicyMetrics {
     quarantines: IntCounterVec,
     info: IntGaugeVec,
     gauges: GaugeVec,
-    known_gauges: Mutex<BTreeSet<(Slot, String, String)>>,
+    known_gauges: Mutex<BTreeSet<(Digest, String)>>,
     seats: Vec<SeatMetrics>,
 }
 
@@ -70,7 +70,7 @@ impl PolicyMetrics {
             gauges: make.ratios(
                 "sluice_policy_gauge",
                 "Set by the policy itself through its `metric` import.",
-                &["slot", "policy", "name"],
+                &["policy", "digest", "name"],
             )?,
             known_gauges: Mutex::new(BTreeSet::new()),
             seats: seats.into_iter().map(|seat| SeatMetrics { seat, active: RwLock::new(None) }).collect(),
@@ -120,16 +120,16 @@ impl PolicyMetrics {
     }
 
     /// False if there are too many gauges already.
-    pub(crate) fn set_gauge(&self, slot: Slot, policy: &str, name: &str, value: f64) -> bool {
+    pub(crate) fn set_gauge(&self, policy: &str, digest: Digest, name: &str, value: f64) -> bool {
         let mut known = self.known_gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (slot, policy.to_owned(), name.to_owned());
+        let key = (digest, name.to_owned());
         if !known.contains(&key) {
             if known.len() == GAUGES {
                 return false;
             }
             known.insert(key);
         }
-        self.gauges.with_label_values(&[slot.as_str(), policy, name]).set(value);
+        self.gauges.with_label_values(&[policy, &digest.short(), name]).set(value);
         true
     }
 
