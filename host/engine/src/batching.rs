@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use sluice_core::view::EngineLimits;
-use sluice_core::{BatchingDecision, Nanos, Preempted};
+use sluice_core::{BatchingDecision, Nanos, Preempted, RequestId};
 
 use crate::holdings::{Holdings, Ordinal};
 use crate::sequence::{Sequence, length};
@@ -78,7 +78,9 @@ struct Selector<'a> {
 impl Selector<'_> {
     fn preempt_victims(&mut self, victims: &[u64]) {
         for &id in victims {
-            if let Some(ordinal) = self.held.ordinal(sluice_core::RequestId(id)) {
+            let Some(ordinal) = self.held.ordinal(RequestId(id)) else { continue };
+            // Preempted at every step, a long prompt would never be done: work conservation goes before the policy.
+            if self.held.sequences.get(&ordinal).is_some_and(Sequence::came_further) {
                 self.preempt(ordinal);
             }
         }
@@ -159,7 +161,7 @@ impl Selector<'_> {
                 .get(ordinal)
                 .is_some_and(|sequence| !sequence.running && is_ready(sequence, self.limits))
         };
-        let named = order.iter().filter_map(|&id| self.held.ordinal(sluice_core::RequestId(id)));
+        let named = order.iter().filter_map(|&id| self.held.ordinal(RequestId(id)));
         let mut list: Vec<Ordinal> = named.filter(waits).collect();
         let seen: HashSet<Ordinal> = list.iter().copied().collect();
         list.extend(self.held.sequences.keys().copied().filter(|ordinal| waits(ordinal) && !seen.contains(ordinal)));

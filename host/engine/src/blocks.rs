@@ -29,6 +29,8 @@ pub struct BlockPool {
     prefixes: HashMap<BlockHash, BlockId>,
     changes: Vec<PrefixChange>,
     releases: u64,
+    /// Blocks that more than one sequence holds.
+    shared: usize,
 }
 
 /// Fewer blocks are free or reclaimable than were asked for. Nothing was taken.
@@ -44,6 +46,7 @@ impl BlockPool {
             prefixes: HashMap::new(),
             changes: Vec::new(),
             releases: 0,
+            shared: 0,
         }
     }
 
@@ -96,6 +99,7 @@ impl BlockPool {
                 self.reclaimable.remove(&block.released);
             }
             block.holders += 1;
+            self.shared += usize::from(block.holders == 2);
             table.push(id);
         }
     }
@@ -117,6 +121,7 @@ impl BlockPool {
             let block = &mut self.blocks[id.0 as usize];
             assert!(block.holders > 0, "block {} was released twice", id.0);
             block.holders -= 1;
+            self.shared -= usize::from(block.holders == 1);
             if block.holders > 0 {
                 continue;
             }
@@ -132,7 +137,9 @@ impl BlockPool {
 
     /// Blocks of this table that nobody else holds.
     pub fn exclusive(&self, table: &[BlockId]) -> u32 {
-        count(table.iter().filter(|id| self.blocks[id.0 as usize].holders == 1).count())
+        // Most often few blocks are shared, at the head of the table: once all are seen, the rest is its own.
+        let shared = table.iter().filter(|id| self.blocks[id.0 as usize].holders > 1).take(self.shared).count();
+        count(table.len() - shared)
     }
 
     /// What changed in the prefix index since the last call.
@@ -151,6 +158,7 @@ impl BlockPool {
             assert_eq!(block.holders, *expected, "holders of block {index}");
             held += usize::from(block.holders > 0);
         }
+        assert_eq!(self.shared, holders.iter().filter(|&&count| count > 1).count(), "shared blocks");
         assert_eq!(held + self.free.len() + self.reclaimable.len(), self.blocks.len(), "held + free + reclaimable");
         assert!(self.free.iter().all(|id| self.blocks[id.0 as usize].hash.is_none()), "a free block has a hash");
         assert!(self.reclaimable.values().all(|id| self.blocks[id.0 as usize].hash.is_some()), "reclaimable, no hash");

@@ -302,6 +302,7 @@ impl Pool {
     fn send_one(&mut self, held: &[u64], now: Nanos) -> Turn {
         if let Some(admitted) = self.overdue(now) {
             self.admission.overridden("starvation");
+            self.routing.overridden("starvation");
             let chosen = self.route(&admitted, now).ok();
             let target = chosen.or_else(|| routing::least_loaded(&self.replicas, self.config.look_ahead));
             return match target {

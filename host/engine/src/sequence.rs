@@ -28,6 +28,8 @@ pub(crate) struct Sequence {
     pub(crate) sampling: Arc<SamplingParams>,
     pub(crate) cached_tokens: u32,
     pub(crate) preemptions: u32,
+    /// What it had generated when it was last preempted: a policy cannot preempt it again before it came further.
+    generated_at_preemption: Option<u32>,
     /// Counts preemptions while steps were in flight: their rows belong to blocks that it no longer has.
     pub(crate) incarnation: u32,
     pub(crate) scheduled: Option<Nanos>,
@@ -52,6 +54,7 @@ impl Sequence {
             sampling: Arc::new(request.sampling.clone()),
             cached_tokens: 0,
             preemptions: 0,
+            generated_at_preemption: None,
             incarnation: 0,
             scheduled: None,
             first_token: None,
@@ -118,10 +121,16 @@ impl Sequence {
         let _ = self.admitted.request.sink.send(TokenEvent::End(end));
     }
 
+    /// Whether preempting it would undo no more than what it has gained since the last time.
+    pub(crate) fn came_further(&self) -> bool {
+        self.generated_at_preemption.is_none_or(|before| self.generated > before)
+    }
+
     /// Its blocks are gone: everything has to be computed again. Returns how much that is.
     pub(crate) fn preempt(&mut self) -> u32 {
         let lost = std::mem::take(&mut self.computed);
         self.running = false;
+        self.generated_at_preemption = Some(self.generated);
         self.preemptions += 1;
         self.incarnation += 1;
         self.published = 0;

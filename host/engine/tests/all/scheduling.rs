@@ -236,3 +236,20 @@ fn nobody_starves_under_a_policy_that_always_prefers_others() {
     world.drain();
     world.assert_answers();
 }
+
+#[test]
+fn a_policy_that_preempts_everything_cannot_stop_the_engine() {
+    // Three tokens a step are less than a block, so the prefix cache saves nothing of what is preempted.
+    let mut world = World::new(1, 1, EngineLimits { max_batched_tokens: 3, ..LIMITS });
+    let preempting = Script::new("preempting", |view, calls| {
+        let mut decision = generous(view, calls)?;
+        let running = |row: &usize| matches!(view.sequences.phase[*row], phase::PREFILL | phase::DECODE);
+        decision.victims = (0..view.sequences.len()).filter(running).map(|row| view.sequences.id[row]).collect();
+        Ok(decision)
+    });
+    world.install(0, &Arc::new(preempting));
+    (0..3).for_each(|n| drop(world.offer(Ask::new(prompt(n, 30), 6))));
+    world.run(400);
+    assert_eq!(world.pool.in_flight() + world.pool.queued(), 0, "they are done, if slowly");
+    world.assert_answers();
+}

@@ -1,0 +1,220 @@
+//! Admission and routing at the pool: what policies may decide, and what the host does when they decide badly.
+
+use std::sync::Arc;
+
+use sluice_core::view::{ArrivalView, FlowView, RoutingView};
+use sluice_core::{
+    AdmissionPolicy, CallCost, Choice, Digest, Events, FaultKind, Instantiate, NextFlow, Policy, PolicyFault,
+    Rejection, RevisionId, Route, RoutingPolicy, SECOND, Slot, State, TokenEvent, Verdict,
+};
+use sluice_engine::order::{Order, Prepared};
+use sluice_engine::pool::PoolOrder;
+
+use crate::world::{Ask, LIMITS, World};
+
+type Admit = fn(&ArrivalView) -> Result<Verdict, FaultKind>;
+type Next = fn(&FlowView) -> Result<NextFlow, FaultKind>;
+type Rank = fn(&RoutingView) -> Result<Route, FaultKind>;
+
+/// A policy of functions, for either slot of the pool.
+#[derive(Clone)]
+struct Functions {
+    id: RevisionId,
+    admit: Admit,
+    next: Next,
+    rank: Rank,
+}
+
+impl Functions {
+    fn new(slot: Slot, name: &str) -> Self {
+        let digest = Digest::of(name.as_bytes());
+        let id = RevisionId { slot, name: name.into(), version: "1".into(), digest, config: "{}".into() };
+        Self {
+            id,
+            admit: |view| Ok(Verdict::Accept { priority: view.request.priority }),
+            next: |view| Ok(NextFlow::Serve { tenant: view.flows.tenant[0] }),
+            rank: |view| Ok(ranked(view.replicas.id.iter().copied())),
+        }
+    }
+
+    fn fault(&self, kind: FaultKind) -> PolicyFault {
+        PolicyFault { policy: self.id.name.clone(), digest: self.id.digest, kind }
+    }
+}
+
+fn ranked(replicas: impl Iterator<Item = u32>) -> Route {
+    Route::Ranked(replicas.map(|replica| Choice { replica, cost: 0.0 }).collect())
+}
+
+impl Policy for Functions {
+    fn observe(&mut self, _: &Events) -> Result<(), PolicyFault> {
+        Ok(())
+    }
+
+    fn export_state(&mut self) -> Result<State, PolicyFault> {
+        Ok(State::default())
+    }
+
+    fn import_state(&mut self, _: &State) -> Result<bool, PolicyFault> {
+        Ok(false)
+    }
+
+    fn last_cost(&self) -> CallCost {
+        CallCost::default()
+    }
+}
+
+impl AdmissionPolicy for Functions {
+    fn admit(&mut self, view: &ArrivalView) -> Result<Verdict, PolicyFault> {
+        (self.admit)(view).map_err(|kind| self.fault(kind))
+    }
+
+    fn next(&mut self, view: &FlowView) -> Result<NextFlow, PolicyFault> {
+        (self.next)(view).map_err(|kind| self.fault(kind))
+    }
+}
+
+impl RoutingPolicy for Functions {
+    fn rank(&mut self, view: &RoutingView) -> Result<Route, PolicyFault> {
+        (self.rank)(view).map_err(|kind| self.fault(kind))
+    }
+}
+
+impl Instantiate<dyn AdmissionPolicy> for Functions {
+    fn revision(&self) -> &RevisionId {
+        &self.id
+    }
+
+    fn instantiate(&self) -> Result<Box<dyn AdmissionPolicy>, PolicyFault> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Instantiate<dyn RoutingPolicy> for Functions {
+    fn revision(&self) -> &RevisionId {
+        &self.id
+    }
+
+    fn instantiate(&self) -> Result<Box<dyn RoutingPolicy>, PolicyFault> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+fn admission(world: &mut World, change: impl Fn(&mut Functions)) {
+    let mut functions = Functions::new(Slot::Admission, "admission");
+    change(&mut functions);
+    let prepared = Prepared {
+        source: Arc::new(functions.clone()) as Arc<dyn Instantiate<dyn AdmissionPolicy>>,
+        instance: Box::new(functions),
+    };
+    world.pool.order(PoolOrder::Admission(Order::Install { prepared, reply: Box::new(drop) }), &*world.clock);
+}
+
+fn routing(world: &mut World, rank: Rank) {
+    let functions = Functions { rank, ..Functions::new(Slot::Routing, "routing") };
+    let prepared = Prepared {
+        source: Arc::new(functions.clone()) as Arc<dyn Instantiate<dyn RoutingPolicy>>,
+        instance: Box::new(functions),
+    };
+    world.pool.order(PoolOrder::Routing(Order::Install { prepared, reply: Box::new(drop) }), &*world.clock);
+}
+
+fn prompt(seed: u32) -> Vec<u32> {
+    (0..6).map(|position| seed * 10 + position).collect()
+}
+
+#[test]
+fn a_verdict_rejects_degrades_and_changes_priority() {
+    let mut world = World::new(1, 1, LIMITS);
+    admission(&mut world, |policy| {
+        policy.admit = |view| match view.request.tenant {
+            1 => Ok(Verdict::Reject(Rejection { caller: true, reason: "enough".into(), retry_after: SECOND })),
+            2 => Ok(Verdict::Degrade { max_new_tokens: 2 }),
+            _ => Ok(Verdict::Accept { priority: 9 }),
+        };
+    });
+    let rejected = world.offer(Ask { tenant: 1, ..Ask::new(prompt(1), 5) });
+    let degraded = world.offer(Ask { tenant: 2, ..Ask::new(prompt(2), 5) });
+    let accepted = world.offer(Ask { tenant: 3, ..Ask::new(prompt(3), 5) });
+    world.drain();
+    assert!(matches!(world.end(rejected), Some(TokenEvent::Rejected(rejection)) if rejection.reason == "enough"));
+    assert_eq!((world.tokens(degraded).len(), world.tokens(accepted).len()), (2, 5));
+}
+
+#[test]
+fn the_policy_says_whose_turn_it_is_while_requests_wait() {
+    let mut world = World::new(1, 1, LIMITS);
+    admission(&mut world, |policy| {
+        policy.next = |view| Ok(NextFlow::Serve { tenant: *view.flows.tenant.iter().max().unwrap_or(&0) });
+    });
+    let low: Vec<_> = (0..10).map(|n| world.offer(Ask { tenant: 1, ..Ask::new(prompt(n), 9) })).collect();
+    let high: Vec<_> = (0..10).map(|n| world.offer(Ask { tenant: 2, ..Ask::new(prompt(n), 9) })).collect();
+    while !high.iter().all(|&id| world.end(id).is_some()) {
+        world.step();
+    }
+    assert!(low.iter().filter(|&&id| world.end(id).is_some()).count() <= 2, "the other tenant came first");
+    world.drain();
+    world.assert_answers();
+}
+
+#[test]
+fn bad_decisions_fall_back_to_the_native_rule_and_are_thrown_out() {
+    let bad: [fn(&mut World); 6] = [
+        |world| admission(world, |policy| policy.admit = |_| Err(FaultKind::Trap("x".into()))),
+        |world| admission(world, |policy| policy.admit = |_| Ok(Verdict::Degrade { max_new_tokens: 0 })),
+        |world| admission(world, |policy| policy.next = |_| Ok(NextFlow::Serve { tenant: 999 })),
+        |world| routing(world, |_| Ok(Route::Ranked(Vec::new()))),
+        |world| routing(world, |_| Ok(ranked([7, 8].into_iter()))),
+        |world| routing(world, |_| Err(FaultKind::Deadline)),
+    ];
+    for (number, install) in bad.into_iter().enumerate() {
+        let mut world = World::new(2, 1, LIMITS);
+        install(&mut world);
+        for n in 0..30 {
+            world.offer(Ask { tenant: u64::from(n % 3), ..Ask::new(prompt(n), 3) });
+        }
+        world.drain();
+        world.assert_answers();
+        assert_eq!(world.journal.count("Fallback"), 3, "case {number}");
+        assert_eq!(world.journal.count("Quarantined"), 1, "case {number}");
+    }
+}
+
+#[test]
+fn holding_for_ever_lasts_until_the_starvation_bound() {
+    let hold: [fn(&mut World); 2] = [
+        |world| routing(world, |_| Ok(Route::HoldUntil(u64::MAX))),
+        |world| admission(world, |policy| policy.next = |_| Ok(NextFlow::HoldUntil(u64::MAX))),
+    ];
+    for install in hold {
+        let mut world = World::new(1, 1, LIMITS);
+        install(&mut world);
+        let first = world.offer(Ask { tenant: 1, ..Ask::new(prompt(1), 3) });
+        let second = world.offer(Ask { tenant: 2, ..Ask::new(prompt(2), 3) });
+        world.run(20);
+        assert!(world.end(first).is_none() && world.end(second).is_none(), "the policy may hold");
+        world.clock.advance(31 * SECOND);
+        world.run(20);
+        assert!(world.end(first).is_some() && world.end(second).is_some(), "but not for ever");
+        assert!(world.journal.count("starvation") > 0);
+    }
+}
+
+#[test]
+fn a_routing_policy_may_keep_to_one_replica() {
+    let mut world = World::new(2, 1, LIMITS);
+    routing(&mut world, |_| Ok(ranked(std::iter::once(1))));
+    (0..12).for_each(|n| drop(world.offer(Ask::new(prompt(n), 3))));
+    world.drain();
+    world.assert_answers();
+    assert_eq!(world.journal.count("Step { replica: ReplicaId(0)"), 0);
+}
+
+#[test]
+fn the_native_rule_finds_the_replica_that_is_less_loaded() {
+    let mut world = World::new(2, 1, LIMITS);
+    (0..4).for_each(|n| drop(world.offer(Ask::new(prompt(n), 3))));
+    world.drain();
+    let steps = [0, 1].map(|replica| world.journal.count(&format!("Step {{ replica: ReplicaId({replica})")));
+    assert!(steps[0] > 0 && steps[1] > 0, "{steps:?}");
+}
