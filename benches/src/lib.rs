@@ -1,1 +1,3 @@
-//! Benchmarks.
+//! What benchmarks share.
+
+pub mod idle;
