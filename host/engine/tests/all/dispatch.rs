@@ -204,7 +204,9 @@ fn holding_for_ever_lasts_until_the_starvation_bound() {
 fn a_routing_policy_may_keep_to_one_replica() {
     let mut world = World::new(2, 1, LIMITS);
     routing(&mut world, |_| Ok(ranked(std::iter::once(1))));
-    (0..12).for_each(|n| drop(world.offer(Ask::new(prompt(n), 3))));
+    for n in 0..12 {
+        world.offer(Ask::new(prompt(n), 3));
+    }
     world.drain();
     world.assert_answers();
     assert_eq!(world.journal.count("Step { replica: ReplicaId(0)"), 0);
@@ -213,7 +215,9 @@ fn a_routing_policy_may_keep_to_one_replica() {
 #[test]
 fn the_native_rule_finds_the_replica_that_is_less_loaded() {
     let mut world = World::new(2, 1, LIMITS);
-    (0..4).for_each(|n| drop(world.offer(Ask::new(prompt(n), 3))));
+    for n in 0..4 {
+        world.offer(Ask::new(prompt(n), 3));
+    }
     world.drain();
     let steps = [0, 1].map(|replica| world.journal.count(&format!("Step {{ replica: ReplicaId({replica})")));
     assert!(steps[0] > 0 && steps[1] > 0, "{steps:?}");

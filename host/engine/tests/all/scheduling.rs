@@ -248,7 +248,9 @@ fn a_policy_that_preempts_everything_cannot_stop_the_engine() {
         Ok(decision)
     });
     world.install(0, &Arc::new(preempting));
-    (0..3).for_each(|n| drop(world.offer(Ask::new(prompt(n, 30), 6))));
+    for n in 0..3 {
+        world.offer(Ask::new(prompt(n, 30), 6));
+    }
     world.run(400);
     assert_eq!(world.pool.in_flight() + world.pool.queued(), 0, "they are done, if slowly");
     world.assert_answers();
