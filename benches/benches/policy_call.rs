@@ -58,7 +58,11 @@ fn routing_view(rows: usize) -> RoutingView {
         cached_prefix_tokens: narrow,
         age: wide,
     };
-    RoutingView { request: RequestView { prompt_tokens: 100, ..RequestView::default() }, replicas, ..RoutingView::default() }
+    RoutingView {
+        request: RequestView { prompt_tokens: 100, ..RequestView::default() },
+        replicas,
+        ..RoutingView::default()
+    }
 }
 
 fn loaded(runtime: &Runtime, name: &str) -> Arc<dyn LoadedPolicy> {

@@ -84,9 +84,7 @@ fn batching_view() -> BatchingView {
     ] {
         *column = vec![1; 2];
     }
-    for column in
-        [&mut table.arrival, &mut table.first_token_time, &mut table.last_token_time, &mut table.deadline]
-    {
+    for column in [&mut table.arrival, &mut table.first_token_time, &mut table.last_token_time, &mut table.deadline] {
         *column = vec![1; 2];
     }
     view
