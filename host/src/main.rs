@@ -1,3 +1,17 @@
-//! The program: command line, configuration, wiring.
+//! The program: parse, build, run.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sluice::cli::Arguments;
+
+fn main() -> ExitCode {
+    match sluice::run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}` is the whole chain of causes on one line.
+            eprintln!("sluice: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -109,14 +109,14 @@ impl Answer {
     }
 
     fn end(&mut self, end: &EndOfStream, write: &mut dyn FnMut(&str)) -> Ending {
-        let stopped = self.progress.stopped;
+        let mut stopped = self.progress.stopped;
         if let Some(error) = self.error_of(end).filter(|_| !stopped) {
             return self.fail(error);
         }
         let text = &mut self.progress.text;
         text.clear();
         if !stopped {
-            self.decoder.finish(text);
+            stopped = self.decoder.finish(text);
             if !text.is_empty() {
                 write(text);
             }

@@ -114,6 +114,7 @@ impl Edge {
 
     fn begin(&self, id: RequestId, tenant: TenantId, prepared: Prepared) -> Result<Answer, ApiError> {
         let Prepared { prompt, hashes, max_new_tokens, stop_tokens, sampling, parameters } = prepared;
+        let decoder = self.parts.text.decoder(&parameters.stop)?;
         let (sender, receiver) = channel(self.config.limits.unread_tokens);
         let live = self.live.enter(id, receiver.shared()).map_err(|_| ApiError::stopping())?;
         let pool = self.parts.pool.clone();
@@ -143,7 +144,7 @@ impl Edge {
         let answer = Answer {
             asked: Asked { id, pool: pool.clone(), arrival, prompt_tokens },
             receiver,
-            decoder: self.parts.text.decoder(&parameters.stop),
+            decoder,
             progress: Progress::default(),
             _live: live,
             _counted: self.parts.metrics.edge.answer(),

@@ -23,7 +23,7 @@ pub trait ModelText: Send + Sync {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TextError>;
 
     /// One per answer.
-    fn decoder(&self, stop: &[String]) -> Box<dyn Decoder>;
+    fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError>;
 
     /// Every token is below it.
     fn vocabulary(&self) -> u32;
@@ -37,6 +37,7 @@ pub trait Decoder: Send {
     /// Appends what can be shown after this token. True once a stop string has matched; nothing follows then.
     fn push(&mut self, token: u32, text: &mut String) -> bool;
 
-    /// Appends what was held back; called once, after the last token of an answer without a match.
-    fn finish(&mut self, text: &mut String);
+    /// Appends what was held back; called once, after the last token of an answer without a match. True if a stop
+    /// string matches only now.
+    fn finish(&mut self, text: &mut String) -> bool;
 }

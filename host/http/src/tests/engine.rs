@@ -38,8 +38,8 @@ impl ModelText for Characters {
         Ok(text.chars().map(u32::from).collect())
     }
 
-    fn decoder(&self, stop: &[String]) -> Box<dyn Decoder> {
-        Box::new(CharacterDecoder { stop: stop.to_vec(), text: String::new() })
+    fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError> {
+        Ok(Box::new(CharacterDecoder { stop: stop.to_vec(), text: String::new() }))
     }
 
     fn vocabulary(&self) -> u32 {
@@ -64,8 +64,9 @@ impl Decoder for CharacterDecoder {
         false
     }
 
-    fn finish(&mut self, text: &mut String) {
+    fn finish(&mut self, text: &mut String) -> bool {
         text.push_str(&self.text);
+        false
     }
 }
 

@@ -1,0 +1,72 @@
+//! What was typed where, and what it comes to mean.
+
+use std::io::Write as _;
+
+use super::*;
+
+fn from_file(text: &str) -> Result<Settings, ConfigError> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    super::file(file.path())
+}
+
+fn from_environment(variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+    environment(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+}
+
+#[test]
+fn nothing_typed_is_the_embedded_model_on_loopback() {
+    let config = ServeConfig::of(Settings::default()).unwrap();
+    assert_eq!(config.server.address.to_string(), "127.0.0.1:8000");
+    assert_eq!(config.server.admin_address.to_string(), "127.0.0.1:8001");
+    assert_eq!(config.model.source, ModelSource::Embedded);
+    assert!(matches!(config.policies, [PolicySource::Shipped(_), PolicySource::Shipped(_), PolicySource::Shipped(_)]));
+}
+
+#[test]
+fn the_environment_stands_over_the_file() {
+    let file = from_file("[server]\nport = 1\nadmin_port = 2\n[engine]\nreplicas = 3").unwrap();
+    let environment =
+        from_environment(&[("SLUICE__SERVER__PORT", "9"), ("SLUICE__MODEL__PATH", "/m"), ("HOME", "/h")]).unwrap();
+    let config = ServeConfig::of(environment.over(file)).unwrap();
+    assert_eq!((config.server.address.port(), config.server.admin_address.port()), (9, 2));
+    assert_eq!((config.engine.replicas, config.model.source), (3, ModelSource::Folder("/m".into())));
+}
+
+#[test]
+fn an_unknown_key_suggests_the_nearest() {
+    let cases = [
+        ("[server]\nprot = 1", "unknown key in [server] `prot`: did you mean `port`?"),
+        ("[engine]\nmax_seqs = 1", "unknown key in [engine] `max_seqs`: did you mean `max_num_seqs`?"),
+        ("[sever]\nport = 1", "unknown section `sever`: did you mean `server`?"),
+        ("server = 1", "`server` is a section: write `[server]`"),
+        ("[server]\nport = 99999", "invalid value"),
+        ("[server]\nhost = \"nowhere\"", "invalid IP address"),
+        ("[server", "TOML parse error"),
+    ];
+    for (text, message) in cases {
+        let error = from_file(text).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    let error = from_environment(&[("SLUICE__SERVER__PROT", "1")]).unwrap_err().to_string();
+    assert_eq!(error, "environment: unknown key in [server] `prot`: did you mean `port`?");
+    assert!(from_environment(&[("SLUICE__PORT", "1")]).unwrap_err().to_string().contains("SECTION__KEY"));
+    assert!(super::file(std::path::Path::new("/no/such/sluice.toml")).is_err());
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let cases = [
+        ("[engine]\nreplicas = 0", "engine.replicas: must be at least 1"),
+        ("[engine]\nreplicas = 65", "engine.replicas: at most 64"),
+        ("[engine]\nmax_num_seqs = 64\nmax_num_batched_tokens = 32", "engine.max_num_batched_tokens"),
+        ("[model]\nmax_model_len = 1", "model.max_model_len"),
+        ("[model]\nload_format = \"gguf\"", "unknown format `gguf`"),
+        ("[policies]\nrouting = \"first-come\"", "there are least-loaded, two-choices, or a .wasm file"),
+        ("[log]\nformat = \"xml\"", "log.format"),
+    ];
+    for (text, message) in cases {
+        let error = ServeConfig::of(from_file(text).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}

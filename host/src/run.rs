@@ -1,0 +1,95 @@
+//! Runs a command of the program to its end.
+
+use std::env;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use sluice_core::Clock;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::banner::{ModelLine, banner};
+use crate::cli::{Arguments, Command, ServeArguments};
+use crate::config::{self, ServeConfig, Settings};
+use crate::engine::MonotonicClock;
+use crate::server::{Listeners, Server};
+use crate::{logging, model, policy_command};
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let runtime = Builder::new_multi_thread().enable_all().build().context("no threads for the server")?;
+    match arguments.command {
+        None => serve(&runtime, arguments.serve),
+        Some(Command::Serve(arguments)) => serve(&runtime, *arguments),
+        Some(Command::Policy(command)) => {
+            let text = runtime.block_on(policy_command::run(command))?;
+            print(text.trim_end());
+            Ok(())
+        }
+    }
+}
+
+fn serve(runtime: &Runtime, arguments: ServeArguments) -> Result<()> {
+    let file = arguments.config.as_deref().map(config::file).transpose()?.unwrap_or_default();
+    let environment = config::environment(env::vars_os().filter_map(unicode))?;
+    let typed: Settings = arguments.settings().over(environment).over(file);
+    let config = ServeConfig::of(typed)?;
+    logging::start(config.log, &config.log_filter)?;
+    runtime.block_on(until_told_to_go(&config))
+}
+
+/// From the first port to the last answer.
+async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let listeners = Listeners::bind(&config.server).await?;
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
+    let served = load(config, &clock).await?;
+    let line = ModelLine {
+        name: served.name.clone(),
+        description: served.description.clone(),
+        max_model_len: served.max_model_len,
+        blocks: served.blocks,
+    };
+    let server = Server::start(config, served, &clock, listeners).await?;
+    print(&banner(&server, &line, &config.engine));
+    signals.next().await;
+    tracing::info!("told to go: no new requests, and the answers in progress get {:?}", config.server.drain_timeout);
+    tokio::select! {
+        () = server.drain(config.server.drain_timeout) => {}
+        () = signals.next() => tracing::warn!("told again: going now"),
+    }
+    server.stop().await;
+    Ok(())
+}
+
+async fn load(config: &ServeConfig, clock: &Arc<dyn Clock>) -> Result<model::ServedModel> {
+    let (model, engine, clock) = (config.model.clone(), config.engine, Arc::clone(clock));
+    tokio::task::spawn_blocking(move || model::load(&model, &engine, &clock)).await?
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn unicode((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
+    Some((name.into_string().ok()?, value.into_string().ok()?))
+}
+
+#[allow(clippy::print_stdout, reason = "what the program says to whoever started it is its output")]
+fn print(text: &str) {
+    println!("{text}");
+}

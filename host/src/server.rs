@@ -1,0 +1,210 @@
+//! Puts the parts together and runs them: the engine's threads, both listeners, the policies to start with.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use sluice_control::{Control, ControlLimits, DeployRequest, Deployment};
+use sluice_core::view::EngineLimits;
+use sluice_core::{Clock, DeploymentClass, ReplicaId, Revision, Slot};
+use sluice_engine::pool::PoolConfig;
+use sluice_engine::replica::ReplicaConfig;
+use sluice_http::{
+    Edge, EdgeConfig, EdgeLimits, EdgeParts, ModelCard, Phase, admin_router, openai_router, serve,
+};
+use sluice_runtime::Runtime;
+use sluice_telemetry::Metrics;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::{EngineConfig, PolicySource, ServeConfig, ServerConfig};
+use crate::engine::{Engine, EngineParts};
+use crate::model::ServedModel;
+use crate::observers::{Observers, PolicyVoice};
+
+/// Both listeners, bound before anything slow begins: a port that is taken shows at once.
+pub struct Listeners {
+    api: TcpListener,
+    admin: TcpListener,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({source}): choose another port with {flag}")]
+pub struct ServerError {
+    address: SocketAddr,
+    flag: &'static str,
+    source: std::io::Error,
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub admin_address: SocketAddr,
+    /// What was deployed at the start, in the order of `Slot::ALL`.
+    pub policies: Vec<Deployment>,
+    pub control: Arc<Control>,
+    edge: Arc<Edge>,
+    engine: Engine,
+    phase: watch::Sender<Phase>,
+    listeners: JoinSet<()>,
+}
+
+/// How long connections may take to close once all answers have ended.
+const CLOSE: Duration = Duration::from_secs(2);
+
+impl Listeners {
+    pub async fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
+        Ok(Self { api: bind(config.address, "--port").await?, admin: bind(config.admin_address, "--admin-port").await? })
+    }
+}
+
+impl Server {
+    /// Returns when requests are served.
+    pub async fn start(
+        config: &ServeConfig,
+        model: ServedModel,
+        clock: &Arc<dyn Clock>,
+        on: Listeners,
+    ) -> Result<Self> {
+        let replicas = config.engine.replicas as usize;
+        let metrics = Arc::new(Metrics::new(replicas, &model.name, env!("CARGO_PKG_VERSION"))?);
+        let loader = Arc::new(Runtime::new(Arc::new(PolicyVoice(Arc::clone(&metrics))))?);
+        let control = Arc::new(Control::new(loader, Arc::new(unix_milliseconds), ControlLimits::default()));
+        let engine = start_engine(&config.engine, &model, &metrics, &control, clock)?;
+        control.connect(engine.seats());
+        let policies = deploy_first(config.policies.clone(), Arc::clone(&control)).await?;
+
+        let limits = config.server.edge;
+        let (address, admin_address) = (on.api.local_addr()?, on.admin.local_addr()?);
+        let edge = edge(limits, &config.engine, model, &engine, &metrics, &control);
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let mut listeners = JoinSet::new();
+        let api = openai_router(Arc::clone(&edge));
+        listeners.spawn(serve(on.api, api, limits, Some(metrics.edge.clone()), phases.clone()));
+        let admin = admin_router(Arc::clone(&control), limits);
+        listeners.spawn(serve(on.admin, admin, limits, None, phases));
+        Ok(Self { address, admin_address, policies, control, edge, engine, phase, listeners })
+    }
+
+    /// No new requests from now on; returns when the answers in progress have ended, by themselves or by the deadline.
+    pub async fn drain(&self, deadline: Duration) {
+        self.edge.drain(deadline).await;
+    }
+
+    /// Ends what is left, closes all connections and stops the engine.
+    pub async fn stop(mut self) {
+        self.edge.cut(Duration::from_millis(200)).await;
+        // Without a listener nobody waits for the phase.
+        let _nobody = self.phase.send(Phase::Closing);
+        let closed = async { while self.listeners.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE, closed).await.is_err() {
+            let _nobody = self.phase.send(Phase::Gone);
+        }
+        let engine = self.engine;
+        // Its threads are joined, which may take as long as a step.
+        let _joined = tokio::task::spawn_blocking(move || drop(engine)).await;
+    }
+}
+
+async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError { address, flag, source })
+}
+
+fn start_engine(
+    config: &EngineConfig,
+    model: &ServedModel,
+    metrics: &Arc<Metrics>,
+    control: &Arc<Control>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Engine> {
+    let limits = EngineLimits {
+        max_sequences: config.max_sequences,
+        max_batched_tokens: config.max_batched_tokens,
+        block_tokens: config.block_tokens,
+        blocks_total: model.blocks,
+        kv_bytes_per_token: model.kv_bytes_per_token,
+        max_model_len: model.max_model_len,
+    };
+    let pool = PoolConfig {
+        max_queued_requests: config.max_queued_requests,
+        max_queued_tokens: config.max_queued_tokens,
+        max_model_len: model.max_model_len,
+        ..PoolConfig::default()
+    };
+    let committed = Arc::clone(control);
+    let parts = EngineParts {
+        pool,
+        replicas: (0..config.replicas).map(|id| ReplicaConfig::new(ReplicaId(id), limits)).collect(),
+        executor: Arc::clone(&model.executor),
+        committed: Arc::new(move || match committed.committed(Slot::Batching) {
+            Some(Revision::Batching(source)) => Some(source),
+            _ => None,
+        }),
+        observer: Arc::new(Observers { metrics: Arc::clone(metrics), control: Arc::clone(control) }),
+    };
+    Engine::start(parts, clock).context("the engine's threads cannot be started")
+}
+
+/// The shipped and the given policies go the way of every other: probed, then installed.
+async fn deploy_first(policies: [PolicySource; 3], control: Arc<Control>) -> Result<Vec<Deployment>> {
+    let deploy = move || -> Result<Vec<Deployment>> {
+        Slot::ALL.into_iter().zip(&policies).map(|(slot, source)| deploy_one(slot, source, &control)).collect()
+    };
+    tokio::task::spawn_blocking(deploy).await?
+}
+
+fn deploy_one(slot: Slot, source: &PolicySource, control: &Control) -> Result<Deployment> {
+    let read;
+    let (component, name) = match source {
+        PolicySource::Shipped(policy) => (policy.component, policy.name.to_owned()),
+        PolicySource::File(path) => {
+            let name = path.display().to_string();
+            read = fs::read(path).with_context(|| name.clone())?;
+            (read.as_slice(), name)
+        }
+    };
+    let class = DeploymentClass::Standard;
+    let request = DeployRequest { component, config: None, class, slot: Some(slot), by: "startup" };
+    control.deploy(&request).with_context(|| format!("the {slot} policy {name}"))
+}
+
+fn edge(
+    limits: EdgeLimits,
+    engine_config: &EngineConfig,
+    model: ServedModel,
+    engine: &Engine,
+    metrics: &Arc<Metrics>,
+    control: &Arc<Control>,
+) -> Arc<Edge> {
+    let started = unix_milliseconds();
+    let config = EdgeConfig {
+        model: ModelCard {
+            cache_salt: model.cache_salt(),
+            name: model.name,
+            max_model_len: model.max_model_len,
+            block_tokens: engine_config.block_tokens,
+            created_unix: started / 1000,
+        },
+        defaults: model.defaults,
+        limits,
+        seed: started,
+    };
+    let control = Arc::clone(control);
+    let parts = EdgeParts {
+        pool: engine.handle(),
+        text: model.text,
+        metrics: Arc::clone(metrics),
+        unix_time: Arc::new(|| unix_milliseconds() / 1000),
+        ready: Arc::new(move || control.is_ready()),
+    };
+    Edge::new(config, parts)
+}
+
+/// 0 on a machine whose clock stands before 1970.
+fn unix_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

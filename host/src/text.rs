@@ -1,0 +1,124 @@
+//! Fits the text crate to what the edge needs of a model's text side.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use sluice_http::{Decoder, Message, ModelText, SamplingDefaults, TextError};
+use sluice_model::{ModelFiles, ModelInfo};
+use sluice_text::{Answer, ChatMessage, Text, TextFiles, UnixSeconds};
+
+/// A model's text side, with what its folder says of sampling.
+pub(crate) struct ServedText {
+    pub(crate) model: Arc<dyn ModelText>,
+    pub(crate) defaults: SamplingDefaults,
+}
+
+struct Served {
+    text: Text,
+    vocabulary: u32,
+}
+
+struct Decoding(Answer);
+
+/// The part of `generation_config.json` that sets defaults for requests.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct GenerationConfig {
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<u32>,
+    min_p: Option<f32>,
+}
+
+pub(crate) fn load(files: &ModelFiles, info: &ModelInfo) -> Result<ServedText> {
+    let files = text_files(files)?;
+    let text = Text::new(&files)?;
+    let rows = u32::try_from(info.dimensions.vocab).unwrap_or(u32::MAX);
+    text.check_model(rows)?;
+    let defaults = defaults(files.generation_config.as_deref())?;
+    let vocabulary = text.vocabulary().min(rows);
+    Ok(ServedText { model: Arc::new(Served { text, vocabulary }), defaults })
+}
+
+fn text_files(files: &ModelFiles) -> Result<TextFiles> {
+    if let ModelFiles::Folder(folder) = files {
+        return Ok(TextFiles::read(folder)?);
+    }
+    let optional = |name| files.find(name).map(|bytes| bytes.map(|bytes| bytes.to_vec()));
+    Ok(TextFiles {
+        tokenizer: files.open("tokenizer.json")?.to_vec(),
+        tokenizer_config: optional("tokenizer_config.json")?,
+        generation_config: optional("generation_config.json")?,
+        config: optional("config.json")?,
+        chat_template: optional("chat_template.jinja")?,
+    })
+}
+
+fn defaults(generation_config: Option<&[u8]>) -> Result<SamplingDefaults> {
+    let typed = generation_config.map(serde_json::from_slice::<GenerationConfig>).transpose();
+    let typed = typed.context("generation_config.json")?.unwrap_or_default();
+    let own = SamplingDefaults::default();
+    Ok(SamplingDefaults {
+        temperature: typed.temperature.unwrap_or(own.temperature),
+        top_p: typed.top_p.unwrap_or(own.top_p),
+        top_k: typed.top_k.unwrap_or(own.top_k),
+        min_p: typed.min_p.unwrap_or(own.min_p),
+        max_new_tokens: own.max_new_tokens,
+    })
+}
+
+impl ModelText for Served {
+    fn chat(&self, messages: &[Message]) -> Result<Vec<u32>, TextError> {
+        let message = |message: &Message| ChatMessage { role: message.role.clone(), content: message.content.clone() };
+        let messages: Vec<ChatMessage> = messages.iter().map(message).collect();
+        self.text.prompt_for_chat(&messages, now()).map_err(|error| TextError(error.to_string()))
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.text.prompt_for_completion(text).map_err(|error| TextError(error.to_string()))
+    }
+
+    fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError> {
+        let answer = self.text.answer(stop).map_err(|error| TextError(error.to_string()))?;
+        Ok(Box::new(Decoding(answer)))
+    }
+
+    fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
+    fn stop_tokens(&self) -> Arc<[u32]> {
+        Arc::clone(self.text.stop_tokens())
+    }
+}
+
+impl Decoder for Decoding {
+    fn push(&mut self, token: u32, text: &mut String) -> bool {
+        self.0.push(token, text)
+    }
+
+    fn finish(&mut self, text: &mut String) -> bool {
+        self.0.finish(text)
+    }
+}
+
+/// For templates that name the day.
+fn now() -> UnixSeconds {
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_says_how_it_is_sampled() {
+        let read = |json: &str| defaults(Some(json.as_bytes()));
+        let qwen = read(r#"{"temperature": 0.6, "top_k": 20, "eos_token_id": [1]}"#).unwrap();
+        assert_eq!((qwen.temperature, qwen.top_k, qwen.top_p), (0.6, 20, 0.95));
+        assert_eq!(defaults(None).unwrap(), SamplingDefaults::default());
+        assert!(read(r#"{"temperature": "hot"}"#).is_err());
+    }
+}
