@@ -1,0 +1,239 @@
+//! Text to tokens and back. Text from a client never becomes a special token.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use tokenizers::DecoderWrapper;
+
+use crate::error::TokenizerError;
+use crate::guarded::{Guard, Part};
+use crate::pieces::Pieces;
+use crate::special::{Special, Specials};
+
+pub const MAX_TOKENIZER_BYTES: usize = 64 * 1024 * 1024;
+/// Of one text that is tokenised.
+pub const MAX_TEXT_BYTES: usize = 8 * 1024 * 1024;
+
+/// A `tokenizer.json`.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    specials: Specials,
+    /// Where a token's text does not depend on its neighbours, as in all of Qwen's.
+    pieces: Option<Arc<Pieces>>,
+    vocabulary: u32,
+}
+
+impl Tokenizer {
+    pub fn from_bytes(json: &[u8]) -> Result<Self, TokenizerError> {
+        if json.len() > MAX_TOKENIZER_BYTES {
+            return Err(TokenizerError::TooLarge { bytes: json.len(), limit: MAX_TOKENIZER_BYTES });
+        }
+        let malformed = |error: tokenizers::Error| TokenizerError::Malformed { reason: error.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
+        inner.set_encode_special_tokens(true);
+        inner.with_truncation(None).map_err(malformed)?;
+        inner.with_padding(None);
+        let vocabulary = inner.get_vocab(true).values().max().map_or(0, |highest| highest + 1);
+        if vocabulary == 0 {
+            return Err(TokenizerError::Empty);
+        }
+        let specials = specials(&inner);
+        let pieces = match inner.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => Some(Arc::new(pieces(&inner, vocabulary))),
+            _ => None,
+        };
+        Ok(Self { inner, specials, pieces, vocabulary })
+    }
+
+    /// Every token is below it.
+    pub fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
+    /// A model may have more rows than there are tokens, never fewer.
+    pub fn check_model(&self, rows: u32) -> Result<(), TokenizerError> {
+        if self.vocabulary <= rows {
+            return Ok(());
+        }
+        Err(TokenizerError::Misfit { highest: self.vocabulary - 1, model: rows })
+    }
+
+    pub fn special_token(&self, content: &str) -> Option<u32> {
+        self.specials.id_of(content)
+    }
+
+    /// The tokens of a plain text, and no others.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_text(text, false)
+    }
+
+    /// The tokens of a text that stands at the very beginning: with those, if any, that the model wants there.
+    pub fn encode_from_start(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_text(text, true)
+    }
+
+    /// The text of these tokens, without special ones.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        match &self.pieces {
+            Some(pieces) => {
+                let bytes: Vec<u8> = tokens.iter().flat_map(|&token| pieces.of(token)).copied().collect();
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            None => self.decode_by_library(tokens),
+        }
+    }
+
+    /// The way for every kind of tokenizer; a decoder that fails shows nothing rather than ending an answer.
+    pub(crate) fn decode_by_library(&self, tokens: &[u32]) -> String {
+        self.inner.decode(tokens, true).unwrap_or_default()
+    }
+
+    pub(crate) fn pieces(&self) -> Option<&Arc<Pieces>> {
+        self.pieces.as_ref()
+    }
+
+    pub(crate) fn guard<'t>(&self, texts: impl Iterator<Item = &'t str>) -> Guard<'_> {
+        Guard::new(&self.specials, texts)
+    }
+
+    /// A text in which the host has put special tokens, and marks where a client's text reads like one.
+    pub(crate) fn encode_guarded(&self, text: &str, guard: &Guard<'_>) -> Result<Vec<u32>, TokenizerError> {
+        let mut tokens = Vec::new();
+        guard.split(text, |part| {
+            match part {
+                Part::Plain("") => {}
+                Part::Plain(plain) => tokens.extend(self.encode(plain)?),
+                Part::Special(token) => tokens.push(token),
+            }
+            Ok(())
+        })?;
+        Ok(tokens)
+    }
+
+    fn encode_text(&self, text: &str, from_start: bool) -> Result<Vec<u32>, TokenizerError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TokenizerError::TextTooLong { bytes: text.len(), limit: MAX_TEXT_BYTES });
+        }
+        let encoding = self.inner.encode_fast(Cow::Borrowed(text), from_start);
+        let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+fn specials(inner: &tokenizers::Tokenizer) -> Specials {
+    let added = inner.get_added_tokens_decoder();
+    let special = added.iter().filter(|(_, token)| token.special).map(|(&id, token)| Special {
+        id,
+        content: token.content.clone(),
+        strips_before: token.lstrip,
+        strips_after: token.rstrip,
+    });
+    Specials::new(special.collect())
+}
+
+/// Special tokens have no text.
+fn pieces(inner: &tokenizers::Tokenizer, vocabulary: u32) -> Pieces {
+    let added = inner.get_added_tokens_decoder();
+    let special = |id| added.get(&id).is_some_and(|token| token.special);
+    Pieces::new((0..vocabulary).map(|id| inner.id_to_token(id).filter(|_| !special(id))))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The tokenizer of the model that ships with Sluice: byte-level.
+    pub(crate) fn embedded() -> Arc<Tokenizer> {
+        Arc::new(Tokenizer::from_bytes(include_bytes!("../../model/embedded/tokenizer.json")).unwrap())
+    }
+
+    /// The same, written so that its decoder is not known to work token by token.
+    pub(crate) fn embedded_general() -> Arc<Tokenizer> {
+        let json = include_bytes!("../../model/embedded/tokenizer.json");
+        let mut tokenizer: Value = serde_json::from_slice(json).unwrap();
+        let decoder = tokenizer["decoder"].take();
+        tokenizer["decoder"] = json!({"type": "Sequence", "decoders": [decoder]});
+        Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
+    }
+
+    /// A tokenizer of the other kind: words with a mark before them, bytes spelled as tokens, a token at the beginning.
+    pub(crate) fn byte_fallback() -> Arc<Tokenizer> {
+        let spelled = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+        let names = ["<unk>".to_owned(), "<s>".to_owned()].into_iter().chain(spelled);
+        let names = names.chain(["▁", "a", "b", "c", "▁a", "bc"].map(str::to_owned));
+        let vocab: serde_json::Map<String, Value> = names.enumerate().map(|(id, name)| (name, json!(id))).collect();
+        let added = |id, content| {
+            json!({"id": id, "content": content, "special": true, "normalized": false,
+            "single_word": false, "lstrip": false, "rstrip": false})
+        };
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null,
+            "added_tokens": [added(0, "<unk>"), added(1, "<s>")],
+            "normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+            "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                "vocab": vocab, "merges": [["▁", "a"], ["b", "c"]]},
+        });
+        Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn text_never_becomes_a_special_token() {
+        let tokenizer = embedded();
+        for special in ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] {
+            let id = tokenizer.special_token(special).unwrap();
+            for text in [special.to_owned(), format!("a{special}{special} b")] {
+                for tokens in [tokenizer.encode(&text).unwrap(), tokenizer.encode_from_start(&text).unwrap()] {
+                    assert!(!tokens.contains(&id), "{text}");
+                    assert_eq!(tokenizer.decode(&tokens), text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_beginning_gets_the_models_own_tokens() {
+        let tokenizer = byte_fallback();
+        let plain = tokenizer.encode("a bc").unwrap();
+        assert_eq!(tokenizer.decode(&plain), "a bc");
+        assert_eq!(tokenizer.encode_from_start("a bc").unwrap(), [&[1], plain.as_slice()].concat());
+    }
+
+    #[test]
+    fn a_tokenizer_fits_a_model_with_at_least_as_many_rows() {
+        let tokenizer = embedded();
+        assert_eq!(tokenizer.vocabulary(), 2_048);
+        assert_eq!(tokenizer.check_model(2_048), Ok(()));
+        assert_eq!(tokenizer.check_model(152_064), Ok(()));
+        assert_eq!(tokenizer.check_model(2_047), Err(TokenizerError::Misfit { highest: 2_047, model: 2_047 }));
+    }
+
+    #[test]
+    fn a_file_that_is_no_tokenizer_is_an_error() {
+        for json in ["", "{", "[]", "{\"version\": \"1.0\"}", "\u{0}"] {
+            let error = Tokenizer::from_bytes(json.as_bytes()).unwrap_err();
+            assert!(matches!(error, TokenizerError::Malformed { .. }), "{json:?}: {error}");
+        }
+        let empty = br#"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}"#;
+        assert_eq!(Tokenizer::from_bytes(empty).unwrap_err(), TokenizerError::Empty);
+    }
+
+    #[test]
+    fn a_text_has_a_limit() {
+        let text = "x".repeat(MAX_TEXT_BYTES + 1);
+        let error = TokenizerError::TextTooLong { bytes: MAX_TEXT_BYTES + 1, limit: MAX_TEXT_BYTES };
+        assert_eq!(embedded().encode(&text), Err(error));
+    }
+}
