@@ -27,6 +27,7 @@ pub(crate) fn banner(server: &Server, model: &ModelLine, engine: &EngineConfig) 
     }
     let _ = writeln!(text, "  listening  http://{address} (API), http://{admin} (admin)");
     let body = r#"{"stream": true, "messages": [{"role": "user", "content": "What is Sluice?"}]}"#;
-    let _ = write!(text, "\ncurl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'");
+    let _ =
+        write!(text, "\ncurl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'");
     text
 }

@@ -109,7 +109,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 fn list(slot: &SlotReport) -> String {
     let mut text = String::new();
-    let mixed = if slot.mixed { format!(", mixed: {} of {}", slot.committed_seats, slot.seats.len()) } else { String::new() };
+    let mixed =
+        if slot.mixed { format!(", mixed: {} of {}", slot.committed_seats, slot.seats.len()) } else { String::new() };
     let committed = match &slot.committed {
         Some(revision) => format!("{}@{} {} {}", revision.name, revision.version, &revision.digest, revision.config),
         None => "the native rule".to_owned(),

@@ -11,9 +11,7 @@ use sluice_core::view::EngineLimits;
 use sluice_core::{Clock, DeploymentClass, ReplicaId, Revision, Slot};
 use sluice_engine::pool::PoolConfig;
 use sluice_engine::replica::ReplicaConfig;
-use sluice_http::{
-    Edge, EdgeConfig, EdgeLimits, EdgeParts, ModelCard, Phase, admin_router, openai_router, serve,
-};
+use sluice_http::{Edge, EdgeConfig, EdgeLimits, EdgeParts, ModelCard, Phase, admin_router, openai_router, serve};
 use sluice_runtime::Runtime;
 use sluice_telemetry::Metrics;
 use tokio::net::TcpListener;
@@ -33,11 +31,11 @@ pub struct Listeners {
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({source}): choose another port with {flag}")]
+#[error("cannot listen on {address} ({reason}): choose another port with {flag}")]
 pub struct ServerError {
     address: SocketAddr,
     flag: &'static str,
-    source: std::io::Error,
+    reason: std::io::Error,
 }
 
 pub struct Server {
@@ -57,7 +55,10 @@ const CLOSE: Duration = Duration::from_secs(2);
 
 impl Listeners {
     pub async fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
-        Ok(Self { api: bind(config.address, "--port").await?, admin: bind(config.admin_address, "--admin-port").await? })
+        Ok(Self {
+            api: bind(config.address, "--port").await?,
+            admin: bind(config.admin_address, "--admin-port").await?,
+        })
     }
 }
 
@@ -110,7 +111,7 @@ impl Server {
 }
 
 async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).await.map_err(|source| ServerError { address, flag, source })
+    TcpListener::bind(address).await.map_err(|reason| ServerError { address, flag, reason })
 }
 
 fn start_engine(
