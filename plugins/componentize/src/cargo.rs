@@ -123,8 +123,7 @@ fn package_name(id: &str) -> Option<&str> {
 
 fn leaks(name: &str) -> bool {
     let starts = |prefix: &&str| name.starts_with(*prefix);
-    DROPPED.iter().any(|dropped| starts(dropped))
-        || (name.starts_with("CARGO_") && !KEPT.iter().any(|kept| starts(kept)))
+    DROPPED.iter().any(starts) || (name.starts_with("CARGO_") && !KEPT.iter().any(starts))
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Batching for HostileBatching {
             Mode::EndlessLoop => run_for_ever(),
             Mode::MemoryHog => hog(),
             Mode::StackOverflow => Schedule::limits(recurse(1), 0),
-            Mode::GiantResult => Schedule { order: vec![7; 1 << 20], ..honest },
+            Mode::GiantResult => Schedule { order: vec![7; 1 << 14], ..honest },
             Mode::UnknownIds => unknown_ids(honest),
             Mode::DuplicateIds => Schedule { order: ids().chain(ids()).collect(), ..honest },
             Mode::ZeroBudgets => Schedule::limits(0, 0),
