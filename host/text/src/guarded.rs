@@ -42,7 +42,7 @@ impl<'s> Guard<'s> {
         Cow::Owned(guarded)
     }
 
-    /// Calls `plain` and `special` for the parts of a rendered text, in order.
+    /// Calls `part` for each part of a rendered text, in order.
     pub(crate) fn split<E>(&self, rendered: &str, mut part: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
         let mut done = 0;
         while let Some((at, special)) = self.specials.find(rendered, done) {
