@@ -56,10 +56,8 @@ fn tokens_to_text(c: &mut Criterion) {
 
 fn text_to_tokens(c: &mut Criterion) {
     let text = text(TOKENIZER);
-    let chat = [("system", "You are a helpful assistant."), ("user", PROSE)].map(|(role, content)| ChatMessage {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    });
+    let chat = [("system", "You are a helpful assistant."), ("user", PROSE)]
+        .map(|(role, content)| ChatMessage { role: role.to_owned(), content: content.to_owned() });
     c.bench_function("a chat of two messages to tokens", |b| {
         b.iter(|| text.prompt_for_chat(black_box(&chat), UnixSeconds(0)));
     });
