@@ -16,11 +16,8 @@ pub(crate) struct Observers {
 impl Observer for Observers {
     fn observe(&self, event: &EngineEvent<'_>) {
         self.metrics.observe(event);
-        // There is an event for every token: history is asked only about those it keeps.
-        if !matches!(event, EngineEvent::Token { .. } | EngineEvent::FirstToken { .. } | EngineEvent::Step { .. }) {
-            self.control.observe(event);
-            log(event);
-        }
+        self.control.observe(event);
+        log(event);
     }
 }
 

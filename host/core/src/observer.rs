@@ -1,6 +1,6 @@
 //! What the engine reports to whoever counts and keeps history. Never to a policy.
 
-use crate::view::{EngineNow, LastStep};
+use crate::view::LastStep;
 use crate::{CallCost, Digest, Finished, Nanos, PolicyFault, Rejection, ReplicaId, RequestId, RevisionId, Slot};
 
 /// Called on the threads that step: it must return at once.
@@ -14,9 +14,13 @@ pub enum EngineEvent<'a> {
     Step {
         replica: ReplicaId,
         step: &'a LastStep,
-        now: &'a EngineNow,
+    },
+    /// What a replica holds, after it changed. Blocks that only hold a cached prefix are not in use.
+    Occupancy {
+        replica: ReplicaId,
         running: u32,
         waiting: u32,
+        blocks_used: u32,
         blocks_total: u32,
     },
     /// A sequence gave its first token, so long after it arrived.

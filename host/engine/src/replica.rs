@@ -70,6 +70,8 @@ pub struct Replica {
     /// When something last ran, or there was nothing to run.
     progress: Nanos,
     account: LastStep,
+    /// Running and waiting sequences and blocks held, as last observed.
+    occupancy: (u32, u32, u32),
     averages: Averages,
     meter: Meter,
     random: RandomWords,
@@ -132,6 +134,7 @@ impl Replica {
             step: 0,
             progress: now,
             account: LastStep::default(),
+            occupancy: (0, 0, 0),
             averages: Averages::default(),
             meter: Meter::new(now),
             random: RandomWords::new(config.seed),
@@ -377,15 +380,7 @@ impl Replica {
         let wall = times.finished.saturating_sub(times.submitted);
         let step = LastStep { wall, device: times.device, host_gap, finished, ..submitted.account };
         self.view.last_step = Some(step);
-        self.fill_now(now);
-        self.observer.observe(&EngineEvent::Step {
-            replica: self.config.id,
-            step: &step,
-            now: &self.view.engine,
-            running: self.held.running(),
-            waiting: length(self.held.sequences.len()) - self.held.running(),
-            blocks_total: self.config.limits.blocks_total,
-        });
+        self.observer.observe(&EngineEvent::Step { replica: self.config.id, step: &step });
         Ok(())
     }
 
@@ -452,7 +447,21 @@ impl Replica {
     fn publish(&mut self, now: Nanos) {
         self.outgoing.extend(self.held.blocks.drain_changes().map(FromReplica::Prefix));
         let report = self.report(now);
+        self.observe_occupancy(&report);
         self.inlet.publish(report, &mut self.outgoing);
+    }
+
+    fn observe_occupancy(&mut self, report: &Report) {
+        let occupancy = (report.running, report.waiting, report.blocks_held);
+        if std::mem::replace(&mut self.occupancy, occupancy) != occupancy {
+            self.observer.observe(&EngineEvent::Occupancy {
+                replica: self.config.id,
+                running: report.running,
+                waiting: report.waiting,
+                blocks_used: report.blocks_held,
+                blocks_total: report.blocks_total,
+            });
+        }
     }
 
     fn report(&self, now: Nanos) -> Report {

@@ -1,7 +1,7 @@
 //! The engine's own numbers: requests, tokens, steps and blocks, with every handle resolved before the first token.
 
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Result};
-use sluice_core::view::{EngineNow, LastStep};
+use sluice_core::view::LastStep;
 use sluice_core::{FinishReason, Finished, Nanos, Rejection, ReplicaId};
 
 use crate::make::{LATENCY, Maker, STEP, seconds};
@@ -74,22 +74,18 @@ impl EngineMetrics {
         })
     }
 
-    pub(crate) fn step(
-        &self,
-        replica: ReplicaId,
-        step: &LastStep,
-        now: &EngineNow,
-        (running, waiting, blocks): (u32, u32, u32),
-    ) {
+    pub(crate) fn step(&self, replica: ReplicaId, step: &LastStep) {
         let Some(metrics) = self.replica(replica) else { return };
-        metrics.running.set(i64::from(running));
-        metrics.waiting.set(i64::from(waiting));
-        // Blocks that only hold a cached prefix count as free: they are, for whoever asks.
-        let free = now.blocks_free.min(blocks);
-        metrics.kv_usage.set(f64::from(blocks - free) / f64::from(blocks.max(1)));
         metrics.steps.inc();
         metrics.step.observe(seconds(step.wall));
         metrics.recomputed.inc_by(u64::from(step.recomputed_tokens));
+    }
+
+    pub(crate) fn occupancy(&self, replica: ReplicaId, (running, waiting): (u32, u32), (used, total): (u32, u32)) {
+        let Some(metrics) = self.replica(replica) else { return };
+        metrics.running.set(i64::from(running));
+        metrics.waiting.set(i64::from(waiting));
+        metrics.kv_usage.set(f64::from(used) / f64::from(total.max(1)));
     }
 
     pub(crate) fn first_token(&self, after: Nanos) {
@@ -151,7 +147,7 @@ impl EngineMetrics {
 
 fn replica_metrics(make: &Maker<'_>, replicas: usize) -> Result<Vec<ReplicaMetrics>> {
     let by = &["replica"];
-    let running = make.gauges("sluice_requests_running", "Sequences that ran in the last step.", by)?;
+    let running = make.gauges("sluice_requests_running", "Sequences that run.", by)?;
     let waiting = make.gauges("sluice_requests_waiting", "Sequences a replica holds that do not run.", by)?;
     let kv_usage = make.ratios("sluice_kv_cache_usage_ratio", "KV blocks in use, of all blocks.", by)?;
     let steps = make.counters("sluice_steps_total", "Steps collected.", by)?;

@@ -46,8 +46,9 @@ impl Metrics {
 impl Observer for Metrics {
     fn observe(&self, event: &EngineEvent<'_>) {
         match *event {
-            EngineEvent::Step { replica, step, now, running, waiting, blocks_total } => {
-                self.engine.step(replica, step, now, (running, waiting, blocks_total));
+            EngineEvent::Step { replica, step } => self.engine.step(replica, step),
+            EngineEvent::Occupancy { replica, running, waiting, blocks_used, blocks_total } => {
+                self.engine.occupancy(replica, (running, waiting), (blocks_used, blocks_total));
             }
             EngineEvent::FirstToken { after, .. } => self.engine.first_token(after),
             EngineEvent::Token { after, .. } => self.engine.token(after),

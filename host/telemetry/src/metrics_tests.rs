@@ -1,7 +1,7 @@
 //! What a scrape says after events that are known.
 
 use super::*;
-use sluice_core::view::{EngineNow, LastStep};
+use sluice_core::view::LastStep;
 use sluice_core::{
     CallCost, Digest, FaultKind, FinishReason, Finished, Handover, Installed, MILLISECOND, PolicyFault, Rejection,
     RequestId, RevisionId, SECOND, TenantId,
@@ -55,17 +55,16 @@ fn fault() -> PolicyFault {
 
 #[test]
 fn every_event_shows_in_a_scrape() {
-    let now = EngineNow { blocks_free: 25, blocks_reclaimable: 5, ..EngineNow::default() };
     let step = LastStep { wall: 3 * MILLISECOND, recomputed_tokens: 4, ..LastStep::default() };
     let (done, calm, fault) = (finished(), installed("calm", 1), fault());
     let busy = Rejection { caller: false, reason: "full".to_owned(), retry_after: SECOND };
-    let step =
-        EngineEvent::Step { replica: REPLICA, step: &step, now: &now, running: 3, waiting: 2, blocks_total: 100 };
+    let step = EngineEvent::Step { replica: REPLICA, step: &step };
+    let held = EngineEvent::Occupancy { replica: REPLICA, running: 3, waiting: 2, blocks_used: 75, blocks_total: 100 };
     let cost = CallCost { nanos: 2000, fuel: 0 };
     let cases: [(EngineEvent<'_>, &str, f64); 21] = [
-        (step.clone(), r#"sluice_requests_running{replica="1"}"#, 3.0),
-        (step.clone(), r#"sluice_requests_waiting{replica="1"}"#, 2.0),
-        (step.clone(), r#"sluice_kv_cache_usage_ratio{replica="1"}"#, 0.75),
+        (held.clone(), r#"sluice_requests_running{replica="1"}"#, 3.0),
+        (held.clone(), r#"sluice_requests_waiting{replica="1"}"#, 2.0),
+        (held, r#"sluice_kv_cache_usage_ratio{replica="1"}"#, 0.75),
         (step.clone(), r#"sluice_steps_total{replica="1"}"#, 1.0),
         (step, r#"sluice_recomputed_tokens_total{replica="1"}"#, 4.0),
         (EngineEvent::FirstToken { replica: REPLICA, after: SECOND }, "sluice_time_to_first_token_seconds_sum", 1.0),

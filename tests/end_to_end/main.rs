@@ -1,0 +1,15 @@
+//! The built program, over real HTTP: what a client, an operator and a hostile policy author would do.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod chat;
+mod clients_leave;
+mod command_line;
+mod drain;
+mod hostile;
+mod layers;
+mod policies;
+mod replicas;
+mod server;
+mod swaps;
