@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sluice::config::{EngineSection, ServeConfig, ServerSection, Settings};
-use sluice::{Listeners, MonotonicClock, Server, load};
+use sluice::engine::MonotonicClock;
+use sluice::{Listeners, Server, load};
 use sluice_benches::idle::{HostTimes, IdleExecutor};
 use sluice_core::{Clock, Executor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -11,7 +11,7 @@ async fn the_embedded_model_answers_legibly_about_its_subject() {
     let server = Server::start(&[]);
     let answer = server.ask("What is Sluice?", 100).await;
     let text = content(&answer).to_lowercase();
-    assert!(text.contains("sluice") && (text.contains("server") || text.contains("inference")), "{text}");
+    assert!(text.contains("sluice") && text.contains("policies") && text.contains("language models"), "{text}");
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
     let answer = server.ask("What does the admission policy decide?", 100).await;
     assert!(content(&answer).to_lowercase().contains("request"), "{answer}");
@@ -75,7 +75,6 @@ async fn errors_have_openais_shape_and_name_the_culprit() {
     check(&server, chat_path, chat(&"word ".repeat(3000), 5), bad, "context_length_exceeded").await;
     check(&server, chat_path, json!({"model": "sluice", "messages": "x"}), bad, "messages").await;
     check(&server, chat_path, json!({"model": "sluice", "messages": []}), bad, "messages").await;
-    check(&server, chat_path, json!({"messages": [{"role": "user", "content": "x"}]}), bad, "model").await;
     check(
         &server,
         chat_path,

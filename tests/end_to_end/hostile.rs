@@ -18,6 +18,9 @@ enum Fate {
     Tolerated,
 }
 
+/// So many faults within a minute throw a policy out.
+const STRIKES: usize = 3;
+
 async fn check(guest: &Guest, mode: &str, fate: Fate) {
     let server = Server::start(&["--max-num-seqs", "8"]);
     let question = "What is a policy?";
@@ -27,7 +30,7 @@ async fn check(guest: &Guest, mode: &str, fate: Fate) {
     let (status, body) = server.deploy(guest.component, &[("config", &Guest::config(mode))]).await;
     assert_eq!(status.is_success(), fate != Fate::Refused, "{mode}: {status} {body}");
 
-    for _ in 0..3 {
+    for _ in 0..STRIKES + 1 {
         let answers = join_all((0..4).map(|_| server.stream(question, 12))).await;
         for answer in answers {
             assert_eq!((answer.error, answer.text.as_str()), (None, content(&right)), "{mode}");
@@ -68,7 +71,7 @@ guests! {
     batching_trap_in_observe: BATCHING, "trap-observe", Quarantined;
     batching_trap_in_export_state: BATCHING, "trap-export-state", Quarantined;
     batching_gigabyte_of_state: BATCHING, "gigabyte-state", Quarantined;
-    batching_zero_budgets: BATCHING, "zero-budgets", Tolerated;
+    batching_that_starts_nothing: BATCHING, "never-schedule", Tolerated;
     batching_huge_budgets: BATCHING, "huge-budgets", Tolerated;
     batching_preempting_everything: BATCHING, "preempt-all", Tolerated;
     batching_log_flood: BATCHING, "log-flood", Tolerated;
@@ -85,9 +88,9 @@ guests! {
 }
 
 #[tokio::test]
-async fn a_policy_that_lets_nothing_run_costs_a_second_a_step_and_no_more() {
+async fn a_budget_of_nothing_costs_a_second_a_step_and_no_more() {
     let server = Server::start(&[]);
-    server.install(BATCHING.component, &Guest::config("never-schedule")).await;
+    server.install(BATCHING.component, &Guest::config("zero-budgets")).await;
     let answer = server.stream("What is a policy?", 3).await;
     assert_eq!((answer.error, answer.finish_reason.as_deref()), (None, Some("length")));
     assert!(server.metric("sluice_policy_overrides_total", "work-conservation").await >= 3.0);

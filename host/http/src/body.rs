@@ -12,6 +12,9 @@ use tokio::time::timeout;
 
 use crate::error::ApiError;
 
+/// Room that a body is given before any of it has come.
+const FIRST_BYTES: usize = 64 * 1024;
+
 pub(crate) async fn read(body: Body, limit: usize, time: Duration) -> Result<BytesMut, ApiError> {
     match timeout(time, collect(body, limit)).await {
         Ok(read) => read,
@@ -40,20 +43,34 @@ pub(crate) fn expect_type(headers: &HeaderMap, expected: &str) -> Result<(), Api
 async fn collect(mut body: Body, limit: usize) -> Result<BytesMut, ApiError> {
     let declared = body.size_hint().lower();
     if declared > limit as u64 {
+        discard(body, limit).await;
         return Err(too_large(limit));
     }
-    let mut read = BytesMut::with_capacity(usize::try_from(declared).unwrap_or(0));
+    // What is declared need not come.
+    let mut read = BytesMut::with_capacity(usize::try_from(declared).unwrap_or(0).min(FIRST_BYTES));
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| {
             ApiError::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}"))
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limit - read.len() {
+            discard(body, limit).await;
             return Err(too_large(limit));
         }
         read.extend_from_slice(&data);
     }
     Ok(read)
+}
+
+/// Reads on, as much again as would have been taken: a client that is still writing would not see why it is refused.
+async fn discard(mut body: Body, limit: usize) {
+    let mut seen = 0;
+    while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        seen += frame.data_ref().map_or(0, |data| data.len());
+        if seen > limit.saturating_mul(2) {
+            return;
+        }
+    }
 }
 
 fn too_large(limit: usize) -> ApiError {
