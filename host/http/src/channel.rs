@@ -5,6 +5,8 @@ use std::task::{Context, Poll, Waker};
 
 use sluice_core::{EndOfStream, FinishReason, SinkClosed, TokenEvent, TokenSink};
 
+use crate::wakes::Handover;
+
 /// The engine's end. When it goes without having sent the last event, the reader is told so.
 pub(crate) struct Sender(Arc<Shared>);
 
@@ -14,6 +16,7 @@ pub(crate) struct Receiver(Arc<Shared>);
 pub(crate) struct Shared {
     state: Mutex<State>,
     capacity: usize,
+    wakes: Arc<Handover>,
 }
 
 #[derive(Default)]
@@ -27,8 +30,8 @@ struct State {
 }
 
 /// `capacity` tokens may be unread; the last event always finds room.
-pub(crate) fn channel(capacity: usize) -> (Sender, Receiver) {
-    let shared = Arc::new(Shared { state: Mutex::new(State::default()), capacity });
+pub(crate) fn channel(capacity: usize, wakes: Arc<Handover>) -> (Sender, Receiver) {
+    let shared = Arc::new(Shared { state: Mutex::new(State::default()), capacity, wakes });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
@@ -54,7 +57,7 @@ impl Shared {
             state.waker.take()
         };
         if let Some(waker) = waker {
-            waker.wake();
+            self.wakes.wake(waker);
         }
         Ok(())
     }
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_falls_behind_is_closed_but_learns_of_the_end() {
-        let (sender, receiver) = channel(2);
+        let (sender, receiver) = channel(2, Arc::default());
         assert_eq!(sender.send(token(1)), Ok(()));
         assert_eq!(sender.send(token(2)), Ok(()));
         assert_eq!(sender.send(token(3)), Err(SinkClosed));
@@ -138,14 +141,14 @@ mod tests {
 
     #[test]
     fn a_reader_that_left_closes_the_sink() {
-        let (sender, receiver) = channel(2);
+        let (sender, receiver) = channel(2, Arc::default());
         drop(receiver);
         assert_eq!(sender.send(token(1)), Err(SinkClosed));
     }
 
     #[test]
     fn an_engine_that_forgets_a_request_fails_it() {
-        let (sender, receiver) = channel(2);
+        let (sender, receiver) = channel(2, Arc::default());
         drop(sender);
         assert!(matches!(&read(&receiver)[..], [TokenEvent::End(end)] if end.reason == FinishReason::Failed));
     }

@@ -19,6 +19,7 @@ use crate::object::{Endpoint, Header};
 use crate::parameters::first_word;
 use crate::prepare::{Ask, Prepared, prepare};
 use crate::text::ModelText;
+use crate::wakes::Wakes;
 
 /// What an edge is made of.
 pub struct EdgeParts {
@@ -35,6 +36,7 @@ pub struct Edge {
     pub(crate) config: EdgeConfig,
     pub(crate) parts: EdgeParts,
     live: Arc<Live>,
+    wakes: Wakes,
     next_id: AtomicU64,
 }
 
@@ -51,8 +53,9 @@ const INLINE_BYTES: usize = 4096;
 const FLUSH: Duration = Duration::from_secs(1);
 
 impl Edge {
+    /// Within a runtime.
     pub fn new(config: EdgeConfig, parts: EdgeParts) -> Arc<Self> {
-        Arc::new(Self { config, parts, live: Arc::default(), next_id: AtomicU64::new(1) })
+        Arc::new(Self { config, parts, live: Arc::default(), wakes: Wakes::start(), next_id: AtomicU64::new(1) })
     }
 
     /// Takes no more requests, waits for the answers in progress, and ends those that outlast the deadline.
@@ -115,7 +118,7 @@ impl Edge {
     fn begin(&self, id: RequestId, tenant: TenantId, prepared: Prepared) -> Result<Answer, ApiError> {
         let Prepared { prompt, hashes, max_new_tokens, stop_tokens, sampling, parameters } = prepared;
         let decoder = self.parts.text.decoder(&parameters.stop)?;
-        let (sender, receiver) = channel(self.config.limits.unread_tokens);
+        let (sender, receiver) = channel(self.config.limits.unread_tokens, self.wakes.handover());
         let live = self.live.enter(id, receiver.shared()).map_err(|_| ApiError::stopping())?;
         let pool = self.parts.pool.clone();
         let arrival = pool.now();

@@ -22,6 +22,7 @@ mod prepare;
 mod serve;
 mod stream;
 mod text;
+mod wakes;
 mod whole;
 
 #[cfg(test)]
