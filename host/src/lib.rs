@@ -10,6 +10,7 @@ pub mod logging;
 mod mailbox;
 mod model;
 mod observers;
+mod patient;
 mod policy_command;
 mod run;
 mod server;

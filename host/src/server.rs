@@ -22,6 +22,7 @@ use crate::config::{EngineConfig, PolicySource, ServeConfig, ServerConfig};
 use crate::engine::{Engine, EngineParts};
 use crate::model::ServedModel;
 use crate::observers::{Observers, PolicyVoice};
+use crate::patient::PatientLoader;
 
 /// Both listeners, bound before anything slow begins: a port that is taken shows at once.
 pub struct Listeners {
@@ -72,7 +73,8 @@ impl Server {
     ) -> Result<Self> {
         let replicas = config.engine.replicas as usize;
         let metrics = Arc::new(Metrics::new(replicas, &model.name, env!("CARGO_PKG_VERSION"))?);
-        let loader = Arc::new(Runtime::new(Arc::new(PolicyVoice(Arc::clone(&metrics))))?);
+        let runtime = Runtime::new(Arc::new(PolicyVoice(Arc::clone(&metrics))))?;
+        let loader = Arc::new(PatientLoader(Arc::new(runtime)));
         let control = Arc::new(Control::new(loader, Arc::new(unix_milliseconds), ControlLimits::default()));
         let engine = start_engine(&config.engine, &model, &metrics, &control, clock)?;
         control.connect(engine.seats());

@@ -226,6 +226,15 @@ impl Replica {
         idle.then(|| (self.progress + self.config.work_conservation).min(now + SECOND / 10))
     }
 
+    /// What the batching policy would be shown now.
+    pub fn view(&mut self, now: Nanos) -> &BatchingView {
+        self.view.now = now;
+        self.view.random = self.random.next();
+        self.fill_now(now);
+        self.held.fill(&mut self.view.sequences);
+        &self.view
+    }
+
     /// Panics unless blocks are conserved and no cap is exceeded. For tests, after every step.
     pub fn assert_consistent(&self) {
         self.held.blocks.assert_consistent(self.held.tables());
@@ -258,8 +267,7 @@ impl Replica {
     fn carry_out_orders(&mut self, clock: &dyn Clock) {
         for order in std::mem::take(&mut self.orders) {
             if let Some(reply) = self.guard.carry_out(order, clock) {
-                self.fill_view(clock.now());
-                reply(self.view.clone());
+                reply(self.view(clock.now()).clone());
             }
         }
     }
@@ -268,7 +276,7 @@ impl Replica {
         if let Some(sample) = self.meter.sample_if_due(now) {
             self.guard.sample(sample);
         }
-        self.fill_view(now);
+        self.view(now);
         let decision = self.guard.decide::<Plan>(&self.view, now);
         let decision = decision.unwrap_or_else(|| batching::first_come(&self.config.limits));
         let limits = &self.config.limits;
@@ -425,13 +433,6 @@ impl Replica {
         self.averages.errors.add(f64::from(u8::from(reason == FinishReason::Failed)));
         self.guard.finished(&finished);
         self.outgoing.push(FromReplica::Finished(finished));
-    }
-
-    fn fill_view(&mut self, now: Nanos) {
-        self.view.now = now;
-        self.view.random = self.random.next();
-        self.fill_now(now);
-        self.held.fill(&mut self.view.sequences);
     }
 
     fn fill_now(&mut self, now: Nanos) {
