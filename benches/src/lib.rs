@@ -1,3 +1,4 @@
 //! What benchmarks share.
 
+pub mod decoding;
 pub mod idle;

@@ -1,4 +1,4 @@
-//! `sluice-componentize CRATE…`: builds policy crates, given by their folders, into `NAME.wasm` beside the caller.
+//! `componentize CRATE_FOLDER…`: builds policy crates, given by their folders, into `NAME.wasm` beside the caller.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use sluice_componentize::{Crates, build};
 fn main() -> Result<(), Box<dyn Error>> {
     let folders: Vec<String> = std::env::args().skip(1).collect();
     if folders.is_empty() {
-        return Err("usage: sluice-componentize CRATE_FOLDER…".into());
+        return Err("usage: componentize CRATE_FOLDER…".into());
     }
     for folder in &folders {
         let folder = Path::new(folder);
