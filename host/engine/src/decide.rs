@@ -11,7 +11,7 @@ use crate::codec::Codec;
 pub trait Decide {
     type Policy: Policy + ?Sized;
     type View: Codec;
-    type Decision: Codec;
+    type Decision: Codec + std::fmt::Debug;
 
     /// Stands for this kind of decision in a recording.
     const TAG: u8;

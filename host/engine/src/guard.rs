@@ -143,6 +143,7 @@ impl<P: Policy + ?Sized> Guard<P> {
             Order::Install { prepared, reply } => reply(self.install(prepared, clock)),
             Order::Rollback(reply) => reply(self.roll_back(clock)),
             Order::Status(reply) => reply(self.status()),
+            Order::Record(reply) => reply(self.recorder.ring()),
         }
         None
     }
@@ -259,7 +260,8 @@ impl<P: Policy + ?Sized> Guard<P> {
 
     fn checkpoint_if_due(&mut self, now: Nanos) {
         let Some(holder) = &mut self.active else { return };
-        if now < holder.checkpoint_at.saturating_add(self.config.checkpoint_interval) {
+        let due = now >= holder.checkpoint_at.saturating_add(self.config.checkpoint_interval);
+        if !due && !self.recorder.wants_checkpoint() {
             return;
         }
         holder.checkpoint_at = now;

@@ -6,6 +6,8 @@ use sluice_core::view::RoutingView;
 use sluice_core::view::{ArrivalView, BatchingView, FlowView};
 use sluice_core::{AdmissionPolicy, BatchingPolicy, Digest, Installed, Instantiate, Policy, RevisionId, RoutingPolicy};
 
+use crate::recorder::Ring;
+
 /// Called once with the answer, on the thread that steps: it must return at once. Dropped uncalled if the
 /// thread ends first.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -27,6 +29,8 @@ pub enum Order<P: Policy + ?Sized, V> {
     /// The previous revision takes its seat back.
     Rollback(Reply<Result<Installed, NoPrevious>>),
     Status(Reply<SeatStatus>),
+    /// What the seat's flight recorder holds.
+    Record(Reply<Ring>),
 }
 
 /// Nothing was in this seat before.

@@ -4,6 +4,7 @@
 //! a file is `MAGIC`, the host's versions, then the entries, each behind its length.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use sluice_core::{CallCost, Digest, Events, Nanos, PolicyFault, RevisionId, State};
 
@@ -44,6 +45,16 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The revision that a replay can start here.
+    pub fn revision(&self) -> Option<&RevisionRecord> {
+        match self {
+            Self::Started { revision, .. } | Self::Checkpoint { revision, .. } => Some(revision),
+            Self::Observed(_) | Self::Decided(_) | Self::Faulted { .. } => None,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RevisionRecord {
     pub name: String,
@@ -71,20 +82,36 @@ pub enum Outcome {
 
 /// One per seat.
 pub struct Recorder {
-    entries: VecDeque<Vec<u8>>,
+    entries: VecDeque<Arc<[u8]>>,
     bytes: usize,
     limit: usize,
     dropped: u64,
+    /// Bytes since an entry that a replay can start from.
+    unanchored: usize,
+    /// What is encoded now.
+    scratch: Vec<u8>,
+}
+
+/// What a recorder holds at one boundary. Shares the entries, so that the thread that steps copies none of them.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    dropped: u64,
+    entries: Vec<Arc<[u8]>>,
 }
 
 impl Recorder {
     /// Keeps at most `limit` bytes; 0 records nothing.
     pub fn new(limit: usize) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, limit, dropped: 0 }
+        Self { entries: VecDeque::new(), bytes: 0, limit, dropped: 0, unanchored: 0, scratch: Vec::new() }
     }
 
     pub fn is_on(&self) -> bool {
         self.limit > 0
+    }
+
+    /// Whether the ring needs a checkpoint: without a few in it, dropping the oldest would leave nothing to start from.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.is_on() && self.unanchored > self.limit / CHECKPOINTS
     }
 
     pub fn started(&mut self, now: Nanos, revision: &RevisionId, state: Option<&State>) {
@@ -135,6 +162,53 @@ impl Recorder {
         });
     }
 
+    pub fn ring(&self) -> Ring {
+        Ring { dropped: self.dropped, entries: self.entries.iter().cloned().collect() }
+    }
+
+    fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.is_on() {
+            return;
+        }
+        self.scratch.clear();
+        write(&mut self.scratch);
+        if is_start(&self.scratch) {
+            self.unanchored = 0;
+        } else if self.entries.is_empty() {
+            // Nothing could be replayed from here.
+            self.dropped += 1;
+            return;
+        } else {
+            self.unanchored += self.scratch.len();
+        }
+        self.bytes += self.scratch.len();
+        self.entries.push_back(Arc::from(self.scratch.as_slice()));
+        self.trim();
+    }
+
+    fn pop(&mut self) {
+        if let Some(oldest) = self.entries.pop_front() {
+            self.bytes -= oldest.len();
+            self.dropped += 1;
+        }
+    }
+
+    /// Drops the oldest entries until the ring fits and starts at a state that a replay can start from.
+    fn trim(&mut self) {
+        while self.bytes > self.limit && self.entries.len() > 1 {
+            self.pop();
+            while self.entries.front().is_some_and(|entry| !is_start(entry)) {
+                self.pop();
+            }
+        }
+    }
+}
+
+impl Ring {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The ring as a file.
     pub fn to_bytes(&self, versions: &HostVersions) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
@@ -142,40 +216,11 @@ impl Recorder {
         versions.wasmtime.encode(&mut out);
         versions.interface.encode(&mut out);
         self.dropped.encode(&mut out);
+        out.reserve(self.entries.iter().map(|entry| 4 + entry.len()).sum());
         for entry in &self.entries {
             encode_sized(&mut out, |out| out.extend_from_slice(entry));
         }
         out
-    }
-
-    fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if !self.is_on() {
-            return;
-        }
-        // The buffer that is about to be dropped serves again, so a full ring allocates nothing.
-        let mut buffer = if self.bytes > self.limit { self.pop().unwrap_or_default() } else { Vec::new() };
-        buffer.clear();
-        write(&mut buffer);
-        self.bytes += buffer.len();
-        self.entries.push_back(buffer);
-        self.trim();
-    }
-
-    fn pop(&mut self) -> Option<Vec<u8>> {
-        let oldest = self.entries.pop_front()?;
-        self.bytes -= oldest.len();
-        self.dropped += 1;
-        Some(oldest)
-    }
-
-    /// Drops the oldest entries until the ring fits and starts at a state that a replay can start from.
-    fn trim(&mut self) {
-        while self.bytes > self.limit && self.entries.len() > 1 {
-            self.pop();
-            while self.entries.front().is_some_and(|entry| !matches!(entry[0], STARTED | CHECKPOINT)) {
-                self.pop();
-            }
-        }
     }
 }
 
@@ -211,13 +256,25 @@ impl Recording {
         }
         Ok(Self { versions, dropped, entries })
     }
+
+    /// Who decided, the oldest first, again wherever a replay can start.
+    pub fn revisions(&self) -> impl DoubleEndedIterator<Item = &RevisionRecord> {
+        self.entries.iter().filter_map(Entry::revision)
+    }
 }
+
+/// So many checkpoints are in a full ring, about.
+const CHECKPOINTS: usize = 4;
 
 const STARTED: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const OBSERVED: u8 = 3;
 const DECIDED: u8 = 4;
 const FAULTED: u8 = 5;
+
+fn is_start(entry: &[u8]) -> bool {
+    matches!(entry.first(), Some(&(STARTED | CHECKPOINT)))
+}
 
 fn encode_sized(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();

@@ -30,7 +30,7 @@ fn run_once() -> (Vec<u8>, Vec<u32>, Vec<String>) {
     }
     world.drain();
     world.assert_answers();
-    let recording = world.replicas[0].as_ref().unwrap().guard().recorder().to_bytes(&HostVersions::default());
+    let recording = world.replicas[0].as_ref().unwrap().guard().recorder().ring().to_bytes(&HostVersions::default());
     let journal = world.journal.0.lock().unwrap().clone();
     (recording, trajectory, journal)
 }
