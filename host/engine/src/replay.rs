@@ -135,15 +135,15 @@ impl<P: Replayable + ?Sized> Player<'_, P> {
     fn play(&mut self, index: usize, entry: &Entry) -> Result<(), ReplayError> {
         let faulted = |fault| ReplayError::Fault { entry: index, fault };
         match entry {
-            Entry::Started { revision, state, .. } => {
-                if self.passes_over(revision) {
-                    self.instance = None;
-                } else if self.report.own || self.instance.is_none() {
+            Entry::Started { revision, .. } | Entry::Checkpoint { revision, .. } if self.passes_over(revision) => {
+                self.instance = None;
+            }
+            Entry::Started { state, .. } => {
+                if self.report.own || self.instance.is_none() {
                     self.start(state.as_ref()).map_err(faulted)?;
                 }
             }
-            Entry::Checkpoint { revision, state, .. } => match &mut self.instance {
-                _ if self.passes_over(revision) => self.instance = None,
+            Entry::Checkpoint { state, .. } => match &mut self.instance {
                 // It was asked for its state then, so it is now.
                 Some(running) => drop(running.export_state().map_err(faulted)?),
                 None => self.start(Some(state)).map_err(faulted)?,
