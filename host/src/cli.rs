@@ -135,6 +135,37 @@ pub enum PolicyCommand {
     },
     /// Shows what was done to the policies, and what they did.
     History(AdminArguments),
+    /// Saves what a policy saw and decided lately: the flight recorder of one seat.
+    Record {
+        slot: Slot,
+        /// Of batching, whose seats are the replicas [default: 0]
+        #[arg(long, value_name = "N")]
+        replica: Option<u32>,
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Lets a component decide again what was recorded, without a server, and lists where it decides otherwise.
+    ///
+    /// A revision that the recording holds is asked for its own decisions only, and must decide the same to the byte.
+    /// Any other is asked for all of them.
+    ///
+    /// Exits with 0 if no decision differs, with 1 if one does or the recording cannot be replayed.
+    Replay(ReplayArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct ReplayArguments {
+    pub recording: PathBuf,
+    #[arg(value_name = "FILE.wasm")]
+    pub component: PathBuf,
+    /// A file with the policy's configuration [default: the recorded one of this component, or of this name, else {}]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// As it was deployed.
+    #[arg(long, default_value = "standard")]
+    pub class: DeploymentClass,
 }
 
 #[derive(Args, Debug)]
@@ -215,19 +246,22 @@ mod tests {
 
     #[test]
     fn the_policy_commands() {
-        let good: [&[&str]; 5] = [
+        let good: [&[&str]; 7] = [
             &["list"],
             &["deploy", "a.wasm", "--config", "c.json", "--class", "script", "--admin", "http://h:1"],
             &["rollback", "routing"],
             &["inspect", "a.wasm"],
             &["history"],
+            &["record", "batching", "--replica", "1", "--output", "r.sluice"],
+            &["replay", "r.sluice", "a.wasm", "--config", "c.json", "--class", "script"],
         ];
         for arguments in good {
             assert!(Arguments::try_parse_from([&["sluice", "policy"], arguments].concat()).is_ok(), "{arguments:?}");
         }
-        let bad: [&[&str]; 4] = [
+        let bad: [&[&str]; 5] = [
             &["policy", "rollback", "steering"],
             &["policy", "deploy", "a.wasm", "--class", "heavy"],
+            &["policy", "record", "batching"],
             &["--policy", "two-choices"],
             &["--replicas", "many"],
         ];

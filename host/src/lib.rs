@@ -12,6 +12,7 @@ mod model;
 mod observers;
 mod patient;
 mod policy_command;
+mod recording_command;
 mod run;
 mod server;
 mod text;

@@ -7,7 +7,7 @@ use sluice::cli::Arguments;
 
 fn main() -> ExitCode {
     match sluice::run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // `{:#}` is the whole chain of causes on one line.
             eprintln!("sluice: {error:#}");

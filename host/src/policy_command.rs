@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use reqwest::{Client, Method, RequestBuilder, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sluice_control::{Deployment, Entry, Outcome, SlotReport};
@@ -14,17 +15,20 @@ use sluice_core::{DeploymentClass, PolicyLoader as _, Slot};
 use sluice_runtime::{Limits, Runtime, Silent};
 
 use crate::cli::PolicyCommand;
+use crate::recording_command::{record, replay};
 
-/// What the command says when it has worked.
-pub(crate) async fn run(command: PolicyCommand) -> Result<String> {
-    match command {
+/// What the command says when it has worked, and what it exits with.
+pub(crate) async fn run(command: PolicyCommand) -> Result<(String, ExitCode)> {
+    let text = match command {
+        PolicyCommand::Record { slot, replica, output, admin } => record(slot, replica, &output, &admin.admin).await,
+        PolicyCommand::Replay(arguments) => return replay(&arguments),
         PolicyCommand::List(admin) => {
             let Slots { slots } = call(request(&admin.admin, Method::GET, "admin/policies", &[])?).await?;
             Ok(slots.iter().map(list).collect())
         }
         PolicyCommand::Deploy { component, config, class, slot, admin } => {
             let query = deploy_query(config.as_deref(), class, slot)?;
-            let component = read(&component)?;
+            let component = read_component(&component)?;
             let request = request(&admin.admin, Method::POST, "admin/policies", &query)?;
             deployed(call(request.header("content-type", "application/wasm").body(component)).await?)
         }
@@ -32,12 +36,13 @@ pub(crate) async fn run(command: PolicyCommand) -> Result<String> {
             let path = format!("admin/policies/{slot}/rollback");
             deployed(call(request(&admin.admin, Method::POST, &path, &[])?).await?)
         }
-        PolicyCommand::Inspect { component, class } => inspect(&read(&component)?, class),
+        PolicyCommand::Inspect { component, class } => inspect(&read_component(&component)?, class),
         PolicyCommand::History(admin) => {
             let Entries { entries } = call(request(&admin.admin, Method::GET, "admin/history", &[])?).await?;
             Ok(entries.iter().map(history_line).collect())
         }
-    }
+    };
+    Ok((text?, ExitCode::SUCCESS))
 }
 
 #[derive(Deserialize)]
@@ -50,6 +55,8 @@ struct Entries {
     entries: Vec<Entry>,
 }
 
+pub(crate) const UNREADABLE: &str = "the admin listener's answer cannot be read";
+
 /// OpenAI's envelope.
 #[derive(Deserialize)]
 struct Refusal {
@@ -61,7 +68,7 @@ struct Reason {
     message: String,
 }
 
-fn request(admin: &str, method: Method, path: &str, query: &[(&str, String)]) -> Result<RequestBuilder> {
+pub(crate) fn request(admin: &str, method: Method, path: &str, query: &[(&str, String)]) -> Result<RequestBuilder> {
     let mut url: Url = admin.parse().with_context(|| format!("--admin {admin}"))?;
     url.set_path(path);
     if !query.is_empty() {
@@ -71,9 +78,14 @@ fn request(admin: &str, method: Method, path: &str, query: &[(&str, String)]) ->
 }
 
 async fn call<T: DeserializeOwned>(request: RequestBuilder) -> Result<T> {
+    answer(request).await?.json().await.context(UNREADABLE)
+}
+
+/// A success, whatever it says.
+pub(crate) async fn answer(request: RequestBuilder) -> Result<Response> {
     let response = request.send().await.context("the admin listener does not answer: is the server running?")?;
     if response.status().is_success() {
-        return response.json().await.context("the admin listener's answer cannot be read");
+        return Ok(response);
     }
     let status = response.status();
     match response.json::<Refusal>().await {
@@ -98,11 +110,14 @@ fn deploy_query(
     Ok(query)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let limit = Limits::of(DeploymentClass::Standard).component_bytes as u64;
+pub(crate) fn read_component(path: &Path) -> Result<Vec<u8>> {
+    read(path, "component", Limits::of(DeploymentClass::Standard).component_bytes as u64)
+}
+
+pub(crate) fn read(path: &Path, what: &str, limit: u64) -> Result<Vec<u8>> {
     let size = fs::metadata(path).with_context(|| path.display().to_string())?.len();
     if size > limit {
-        bail!("{} has {size} bytes; a component has at most {limit}", path.display());
+        bail!("{} has {size} bytes; a {what} has at most {limit}", path.display());
     }
     fs::read(path).with_context(|| path.display().to_string())
 }

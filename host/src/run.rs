@@ -1,6 +1,7 @@
 //! Runs a command of the program to its end.
 
 use std::env;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -15,17 +16,18 @@ use crate::engine::MonotonicClock;
 use crate::server::{Listeners, Server};
 use crate::{logging, model, policy_command};
 
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let runtime = Builder::new_multi_thread().enable_all().build().context("no threads for the server")?;
     match arguments.command {
-        None => serve(&runtime, arguments.serve),
-        Some(Command::Serve(arguments)) => serve(&runtime, *arguments),
+        None => serve(&runtime, arguments.serve)?,
+        Some(Command::Serve(arguments)) => serve(&runtime, *arguments)?,
         Some(Command::Policy(command)) => {
-            let text = runtime.block_on(policy_command::run(command))?;
+            let (text, code) = runtime.block_on(policy_command::run(command))?;
             print(text.trim_end());
-            Ok(())
+            return Ok(code);
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(runtime: &Runtime, arguments: ServeArguments) -> Result<()> {

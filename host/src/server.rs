@@ -10,9 +10,10 @@ use sluice_control::{Control, ControlLimits, DeployRequest, Deployment};
 use sluice_core::view::EngineLimits;
 use sluice_core::{Clock, DeploymentClass, ReplicaId, Revision, Slot};
 use sluice_engine::pool::PoolConfig;
+use sluice_engine::recorder::HostVersions;
 use sluice_engine::replica::ReplicaConfig;
 use sluice_http::{Edge, EdgeConfig, EdgeLimits, EdgeParts, ModelCard, Phase, admin_router, openai_router, serve};
-use sluice_runtime::Runtime;
+use sluice_runtime::{INTERFACE_VERSION, Runtime, WASMTIME_VERSION};
 use sluice_telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -75,7 +76,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new(replicas, &model.name, env!("CARGO_PKG_VERSION"))?);
         let runtime = Runtime::new(Arc::new(PolicyVoice(Arc::clone(&metrics))))?;
         let loader = Arc::new(PatientLoader(Arc::new(runtime)));
-        let control = Arc::new(Control::new(loader, Arc::new(unix_milliseconds), ControlLimits::default()));
+        let control = Arc::new(Control::new(loader, Arc::new(unix_milliseconds), ControlLimits::default(), versions()));
         let engine = start_engine(&config.engine, &model, &metrics, &control, clock)?;
         control.connect(engine.seats());
         let policies = deploy_first(config.policies.clone(), Arc::clone(&control)).await?;
@@ -204,6 +205,15 @@ fn edge(
         ready: Arc::new(move || control.is_ready()),
     };
     Edge::new(config, parts)
+}
+
+/// What this program is, at the head of a recording.
+pub(crate) fn versions() -> HostVersions {
+    HostVersions {
+        host: env!("CARGO_PKG_VERSION").to_owned(),
+        wasmtime: WASMTIME_VERSION.to_owned(),
+        interface: INTERFACE_VERSION.to_owned(),
+    }
 }
 
 /// 0 on a machine whose clock stands before 1970.

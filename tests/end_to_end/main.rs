@@ -10,6 +10,7 @@ mod drain;
 mod hostile;
 mod layers;
 mod policies;
+mod recording;
 mod replicas;
 mod server;
 mod swaps;

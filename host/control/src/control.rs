@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use sluice_core::{
-    DeploymentClass, Digest, EngineEvent, Instantiate, LoadedPolicy, Observer, PolicyLoader, Revision, RevisionId,
-    Seat, Slot,
+    DeploymentClass, Digest, EngineEvent, Instantiate, LoadedPolicy, Observer, PolicyLoader, ReplicaId, Revision,
+    RevisionId, Seat, Slot,
 };
 use sluice_engine::order::{NoPrevious, Order, OrderSender, Prepared, SeatStatus, Seats, Stopped};
+use sluice_engine::recorder::HostVersions;
 
 use crate::ask::{Answer, NoAnswer, ask};
-use crate::error::{DeployError, RollbackError};
+use crate::error::{DeployError, RecordError, RollbackError};
 use crate::history::{Entry, Event, WallClock};
 use crate::kind::{Admission, Batching, Kind, Routing, SeatOf};
 use crate::ledger::{Held, Known, Ledger, SlotState};
@@ -53,6 +54,8 @@ pub struct DeployRequest<'a> {
 pub struct Control {
     loader: Arc<dyn PolicyLoader>,
     limits: ControlLimits,
+    /// Written at the head of every recording.
+    versions: HostVersions,
     seats: OnceLock<Seats>,
     /// Held by the one deployment or rollback that is in progress.
     turn: Mutex<()>,
@@ -64,10 +67,11 @@ pub struct Control {
 type Outcomes = Vec<(Seat, Outcome)>;
 
 impl Control {
-    pub fn new(loader: Arc<dyn PolicyLoader>, clock: WallClock, limits: ControlLimits) -> Self {
+    pub fn new(loader: Arc<dyn PolicyLoader>, clock: WallClock, limits: ControlLimits, versions: HostVersions) -> Self {
         Self {
             loader,
             limits,
+            versions,
             seats: OnceLock::new(),
             turn: Mutex::new(()),
             ledger: Arc::new(Mutex::new(Ledger::new(clock, limits.history))),
@@ -118,6 +122,17 @@ impl Control {
         ]
     }
 
+    /// What a seat's flight recorder holds, as a file. Of a slot with a seat per replica, the first replica's unless
+    /// another is asked for.
+    pub fn recording(&self, slot: Slot, replica: Option<ReplicaId>) -> Result<Vec<u8>, RecordError> {
+        let Some(seats) = self.seats.get() else { return Err(RecordError::Stopped { seat: slot.to_string() }) };
+        match slot {
+            Slot::Admission => self.recording_of::<Admission>(slot, replica, seats),
+            Slot::Routing => self.recording_of::<Routing>(slot, replica, seats),
+            Slot::Batching => self.recording_of::<Batching>(slot, replica, seats),
+        }
+    }
+
     /// The oldest entry first.
     pub fn history(&self) -> Vec<Entry> {
         self.ledger().history().entries()
@@ -132,6 +147,23 @@ impl Control {
     pub fn is_ready(&self) -> bool {
         let takes_orders = |seat: &OrderSender<_, _>| seat(Order::Status(Box::new(drop))).is_ok();
         self.seats.get().is_some_and(|seats| seats.batching.iter().any(takes_orders))
+    }
+
+    fn recording_of<K: Kind>(
+        &self,
+        slot: Slot,
+        replica: Option<ReplicaId>,
+        seats: &Seats,
+    ) -> Result<Vec<u8>, RecordError> {
+        let (seat, sender) = chosen(slot, replica, K::seats(seats))?;
+        let (name, limit) = (seat_name(seat), self.limits.answer);
+        let answer = ask(&sender, Order::Record).map_err(|Stopped| NoAnswer::Stopped);
+        match answer.and_then(|answer| answer.wait(limit)) {
+            Ok(ring) if ring.is_empty() => Err(RecordError::Nothing { seat: name }),
+            Ok(ring) => Ok(ring.to_bytes(&self.versions)),
+            Err(NoAnswer::Late) => Err(RecordError::NoAnswer { seat: name, limit }),
+            Err(NoAnswer::Stopped) => Err(RecordError::Stopped { seat: name }),
+        }
     }
 
     fn try_deploy(&self, request: &DeployRequest<'_>) -> Result<Deployment, DeployError> {
@@ -386,6 +418,19 @@ impl Observer for Control {
 /// A thread that panicked while it held the lock has left the ledger whole: every change is one assignment.
 fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn chosen<S>(slot: Slot, replica: Option<ReplicaId>, seats: Vec<(Seat, S)>) -> Result<(Seat, S), RecordError> {
+    let last = seats.len().saturating_sub(1);
+    let per_replica = seats.iter().any(|(seat, _)| seat.replica.is_some());
+    match replica {
+        Some(_) if !per_replica => Err(RecordError::OneSeat(slot)),
+        Some(replica) => {
+            let mut seats = seats.into_iter();
+            seats.find(|(seat, _)| seat.replica == Some(replica)).ok_or(RecordError::NoReplica { slot, replica, last })
+        }
+        None => seats.into_iter().next().ok_or_else(|| RecordError::Stopped { seat: slot.to_string() }),
+    }
 }
 
 fn seen(action: &'static str, subject: String, evidence: String) -> Event {

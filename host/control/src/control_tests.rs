@@ -3,6 +3,7 @@
 use super::*;
 use crate::fake::{Gate, TextLoader, engine};
 use sluice_core::{FaultKind, PolicyFault};
+use sluice_engine::recorder::Recording;
 
 fn control(answer_ms: u64) -> (Arc<Control>, [Gate; 3]) {
     let limits = ControlLimits {
@@ -11,10 +12,14 @@ fn control(answer_ms: u64) -> (Arc<Control>, [Gate; 3]) {
         history: 100,
         configuration_bytes: 64,
     };
-    let control = Control::new(Arc::new(TextLoader), Arc::new(|| 42), limits);
+    let control = Control::new(Arc::new(TextLoader), Arc::new(|| 42), limits, versions());
     let (seats, gates) = engine();
     control.connect(seats);
     (Arc::new(control), gates)
+}
+
+fn versions() -> HostVersions {
+    HostVersions { host: "1".to_owned(), wasmtime: "2".to_owned(), interface: "3".to_owned() }
 }
 
 fn request(component: &str) -> DeployRequest<'_> {
@@ -215,4 +220,27 @@ fn one_deployment_at_a_time() {
         .join()
         .unwrap()
         .unwrap();
+}
+
+#[test]
+fn a_recording_is_of_one_seat_and_names_the_host() {
+    let (control, gates) = control(100);
+    let nothing = control.recording(Slot::Routing, None).unwrap_err().to_string();
+    assert!(nothing.contains("nothing is recorded on routing"), "{nothing}");
+    for component in ["routing even 1.0", "batching calm 1.0"] {
+        control.deploy(&request(component)).unwrap();
+    }
+    for (slot, replica) in [(Slot::Routing, None), (Slot::Batching, None), (Slot::Batching, Some(ReplicaId(1)))] {
+        let recording = Recording::from_bytes(&control.recording(slot, replica).unwrap()).unwrap();
+        assert_eq!(recording.versions, versions());
+        assert!(recording.revisions().next().is_some());
+    }
+    let absent = RecordError::NoReplica { slot: Slot::Batching, replica: ReplicaId(2), last: 1 };
+    assert_eq!(control.recording(Slot::Batching, Some(ReplicaId(2))), Err(absent));
+    assert_eq!(control.recording(Slot::Routing, Some(ReplicaId(0))), Err(RecordError::OneSeat(Slot::Routing)));
+    let late = gates[0].hold(|| control.recording(Slot::Batching, None));
+    assert!(matches!(late, Err(RecordError::NoAnswer { seat, .. }) if seat == "batching/0"));
+    gates[1].stop();
+    let gone = control.recording(Slot::Batching, Some(ReplicaId(1)));
+    assert_eq!(gone, Err(RecordError::Stopped { seat: "batching/1".to_owned() }));
 }

@@ -1,8 +1,8 @@
-//! Why a deployment or a rollback did not happen. Nothing has changed where one of these comes back.
+//! Why a deployment, a rollback or a recording did not happen. Nothing has changed where one of these comes back.
 
 use std::time::Duration;
 
-use sluice_core::{Digest, LoadError, PolicyFault, Slot};
+use sluice_core::{Digest, LoadError, PolicyFault, ReplicaId, Slot};
 use sluice_engine::order::Stopped;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -39,4 +39,18 @@ pub enum RollbackError {
     Quarantined { slot: Slot, digest: Digest },
     #[error(transparent)]
     Stopped(#[from] Stopped),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("{slot} has no replica {}: its replicas are 0 to {last}", replica.0)]
+    NoReplica { slot: Slot, replica: ReplicaId, last: usize },
+    #[error("{0} decides for all replicas in one seat: ask without a replica")]
+    OneSeat(Slot),
+    #[error("nothing is recorded on {seat}: deploy a policy there first, or let the one that is there decide")]
+    Nothing { seat: String },
+    #[error("{seat} did not answer within {limit:?}: try again when its step is over")]
+    NoAnswer { seat: String, limit: Duration },
+    #[error("{seat} has stopped: a lost replica records again when it has come back, a stopped engine does not")]
+    Stopped { seat: String },
 }

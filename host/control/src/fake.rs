@@ -12,6 +12,7 @@ use sluice_core::{
     Revision, RevisionId, Route, RoutingPolicy, Slot, State, Verdict,
 };
 use sluice_engine::order::{NoPrevious, Order, OrderSender, Prepared, SeatStatus, Seats, Stopped};
+use sluice_engine::recorder::Recorder;
 
 /// Takes components like `batching calm 1.0`; the name decides how it behaves.
 pub(crate) struct TextLoader;
@@ -207,6 +208,13 @@ impl<P: Policy + ?Sized + 'static> FakeSeat<P> {
                     strikes: 0,
                     quarantined: Vec::new(),
                 }),
+                Order::Record(reply) => {
+                    let mut recorder = Recorder::new(1000);
+                    if let Some((source, _)) = &self.active {
+                        recorder.started(0, source.revision(), None);
+                    }
+                    reply(recorder.ring());
+                }
             }
         }
     }

@@ -14,6 +14,6 @@ mod report;
 mod fake;
 
 pub use control::{Control, ControlLimits, DeployRequest};
-pub use error::{DeployError, RollbackError};
+pub use error::{DeployError, RecordError, RollbackError};
 pub use history::{Entry, UnixMillis, WallClock};
 pub use report::{Deployment, DescriptorReport, Outcome, RevisionReport, SeatReport, SlotReport, Stage, StageReport};

@@ -1,4 +1,4 @@
-//! The admin listener: see, deploy and take back policies.
+//! The admin listener: see, deploy, record and take back policies.
 //!
 //! A component is the body of a POST, its configuration a JSON object in the query: what `curl --data-binary` and
 //! `--url-query config@FILE` send.
@@ -6,17 +6,18 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::ORIGIN;
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sluice_control::{Control, DeployError, DeployRequest, Deployment, RollbackError};
-use sluice_core::{DeploymentClass, Slot};
+use sluice_control::{Control, DeployError, DeployRequest, Deployment, RecordError, RollbackError};
+use sluice_core::{DeploymentClass, ReplicaId, Slot};
 
 use crate::body;
 use crate::config::EdgeLimits;
@@ -38,10 +39,17 @@ struct DeployQuery {
     config: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordQuery {
+    replica: Option<u32>,
+}
+
 pub fn admin_router(control: Arc<Control>, limits: EdgeLimits) -> Router {
     Router::new()
         .route("/admin/policies", get(status).post(deploy))
         .route("/admin/policies/{slot}/rollback", post(rollback))
+        .route("/admin/policies/{slot}/recording", get(recording))
         .route("/admin/history", get(history))
         .route("/admin/health", get(|| async { Json(json!({"status": "ok"})) }))
         .fallback(|| async { no_such_path() })
@@ -61,15 +69,12 @@ async fn history(State(admin): State<Admin>) -> Json<Value> {
 
 async fn deploy(
     State(admin): State<Admin>,
-    query: Result<Query<DeployQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<DeployQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Deployment>, ApiError> {
     body::expect_type(&headers, "application/wasm")?;
-    let Query(query) = query.map_err(|error| {
-        let message = format!("{}: the query may have `slot`, `class` and `config`", error.body_text());
-        ApiError::new(StatusCode::BAD_REQUEST, "invalid_query", message)
-    })?;
+    let Query(query) = query.map_err(|error| query_error(&error, "`slot`, `class` and `config`"))?;
     let slot = query.slot.map(|name| parse_slot(&name)).transpose()?;
     let class = query.class.map(|name| name.parse::<DeploymentClass>()).transpose();
     let class = class.map_err(|error| ApiError::invalid("class", error.to_string()))?.unwrap_or_default();
@@ -85,6 +90,19 @@ async fn rollback(State(admin): State<Admin>, Path(slot): Path<String>) -> Resul
     let slot = parse_slot(&slot)?;
     let done = blocking(move || admin.control.rollback(slot, "admin")).await?;
     Ok(Json(done.map_err(|error| rollback_error(&error))?))
+}
+
+/// The ring of one seat, as a file that replays.
+async fn recording(
+    State(admin): State<Admin>,
+    Path(slot): Path<String>,
+    query: Result<Query<RecordQuery>, QueryRejection>,
+) -> Result<impl IntoResponse, ApiError> {
+    let slot = parse_slot(&slot)?;
+    let Query(query) = query.map_err(|error| query_error(&error, "`replica`, a number"))?;
+    let replica = query.replica.map(ReplicaId);
+    let bytes = blocking(move || admin.control.recording(slot, replica)).await?;
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes.map_err(|error| record_error(&error))?))
 }
 
 /// A page that an operator happens to look at must not reach the listener on loopback: browsers name the page.
@@ -131,6 +149,22 @@ fn rollback_error(error: &RollbackError) -> ApiError {
         RollbackError::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "engine_stopped"),
     };
     retriable(ApiError::new(status, code, error.to_string()))
+}
+
+fn record_error(error: &RecordError) -> ApiError {
+    let (status, code) = match error {
+        RecordError::OneSeat(_) => return ApiError::invalid("replica", error.to_string()),
+        RecordError::NoReplica { .. } => (StatusCode::NOT_FOUND, "replica_not_found"),
+        RecordError::Nothing { .. } => (StatusCode::CONFLICT, "nothing_recorded"),
+        RecordError::NoAnswer { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_answer"),
+        RecordError::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "engine_stopped"),
+    };
+    retriable(ApiError::new(status, code, error.to_string()))
+}
+
+fn query_error(error: &QueryRejection, keys: &str) -> ApiError {
+    let message = format!("{}: the query may have {keys}", error.body_text());
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_query", message)
 }
 
 fn retriable(error: ApiError) -> ApiError {

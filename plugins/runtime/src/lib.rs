@@ -21,3 +21,9 @@ mod ticker;
 pub use budget::{Level, PolicyLog, Silent};
 pub use limits::{Bound, Export, Limits};
 pub use runtime::{Runtime, RuntimeError};
+
+/// What compiles and runs the components. A recording names it: fuel is comparable only between equal ones.
+pub const WASMTIME_VERSION: &str = "48.0.8";
+
+/// Of `sluice:policy`, the interface that components are written against.
+pub const INTERFACE_VERSION: &str = "0.1.0";

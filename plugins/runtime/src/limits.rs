@@ -76,6 +76,16 @@ impl Limits {
         }
     }
 
+    /// For decisions that are made again: nobody waits for one, and a clock must not decide what comes of it. Fuel ends
+    /// what does not end by itself.
+    pub fn without_haste(class: DeploymentClass) -> Self {
+        let mut limits = Self::of(class);
+        for bound in [&mut limits.admission, &mut limits.routing, &mut limits.batching, &mut limits.state] {
+            bound.deadline = Duration::from_secs(10);
+        }
+        limits
+    }
+
     pub fn bound(&self, export: Export) -> Bound {
         match export {
             Export::Describe => self.describe,

@@ -29,6 +29,7 @@ pub struct Runtime {
     linker: Linker<Host>,
     ticker: Arc<Ticker>,
     log: Arc<dyn PolicyLog>,
+    limits: fn(DeploymentClass) -> Limits,
     cache: Mutex<VecDeque<Arc<Loaded>>>,
     /// One compiles at a time: whoever deploys twice must not take both processors.
     compiling: Mutex<()>,
@@ -41,13 +42,22 @@ pub struct RuntimeError(String);
 
 impl Runtime {
     pub fn new(log: Arc<dyn PolicyLog>) -> Result<Self, RuntimeError> {
+        Self::limited(log, Limits::of)
+    }
+
+    /// Gives the same answers on a busy machine: `Limits::without_haste`.
+    pub fn for_replay(log: Arc<dyn PolicyLog>) -> Result<Self, RuntimeError> {
+        Self::limited(log, Limits::without_haste)
+    }
+
+    fn limited(log: Arc<dyn PolicyLog>, limits: fn(DeploymentClass) -> Limits) -> Result<Self, RuntimeError> {
         let failed = |error: &dyn std::fmt::Display| RuntimeError(format!("{error:#}"));
         let engine = Engine::new(&config()).map_err(|error| failed(&error))?;
         let mut linker = Linker::new(&engine);
         host::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host).map_err(|error| failed(&error))?;
         types::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host).map_err(|error| failed(&error))?;
         let ticker = Arc::new(Ticker::start(&engine).map_err(|error| failed(&error))?);
-        Ok(Self { engine, linker, ticker, log, cache: Mutex::default(), compiling: Mutex::default() })
+        Ok(Self { engine, linker, ticker, log, limits, cache: Mutex::default(), compiling: Mutex::default() })
     }
 
     fn cached(&self, digest: Digest, class: DeploymentClass) -> Option<Arc<Loaded>> {
@@ -73,7 +83,7 @@ impl Runtime {
     }
 
     fn compile(&self, component: &[u8], digest: Digest, class: DeploymentClass) -> Result<Loaded, LoadError> {
-        let limits = Limits::of(class);
+        let limits = (self.limits)(class);
         let slot = inspect::slot_of(component, limits.component_bytes)?;
         let pre = self.link(component)?;
         let fresh = Fresh {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sluice_control::{Control, ControlLimits};
 use sluice_core::{DeploymentClass, LoadError, LoadedPolicy, PolicyLoader};
 use sluice_engine::order::{Seats, Stopped};
+use sluice_engine::recorder::HostVersions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -23,7 +24,7 @@ impl PolicyLoader for NoLoader {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_and_its_errors() {
-    let control = Control::new(Arc::new(NoLoader), Arc::new(|| 7), ControlLimits::default());
+    let control = Control::new(Arc::new(NoLoader), Arc::new(|| 7), ControlLimits::default(), HostVersions::default());
     control.connect(Seats {
         admission: Arc::new(|_| Err(Stopped)),
         routing: Arc::new(|_| Err(Stopped)),
@@ -50,6 +51,11 @@ async fn every_route_and_its_errors() {
         (post("/admin/policies/steering/rollback", WASM, ""), 404, "slot_not_found"),
         (post("/admin/policies/routing/rollback", WASM, ""), 409, "no_previous_revision"),
         (get("/admin/policies/routing/rollback"), 405, "method_not_allowed"),
+        (get("/admin/policies/steering/recording"), 404, "slot_not_found"),
+        (get("/admin/policies/batching/recording?replica=1"), 404, "replica_not_found"),
+        (get("/admin/policies/routing/recording?replica=0"), 400, "invalid_value"),
+        (get("/admin/policies/batching/recording?replica=first"), 400, "invalid_query"),
+        (get("/admin/policies/batching/recording"), 503, "engine_stopped"),
         (get("/admin"), 404, "path_not_found"),
     ];
     for (request, status, code) in cases {
