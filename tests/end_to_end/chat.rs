@@ -1,10 +1,9 @@
 //! Chat and plain completions, streaming and not, and every error in OpenAI's shape.
 
-use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::server::{Server, chat, content};
+use crate::server::{Server, chat, content, join_all};
 
 #[tokio::test]
 async fn the_embedded_model_answers_legibly_about_its_subject() {

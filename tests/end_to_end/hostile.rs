@@ -2,10 +2,9 @@
 //!
 //! What one guest does to one call is tested beside the runtime; here it is what becomes of the server.
 
-use futures_util::future::join_all;
 use sluice_tests::{ADMISSION, BATCHING, DESCRIBE, Guest, ROUTING};
 
-use crate::server::{Server, content};
+use crate::server::{Server, content, join_all};
 
 /// What becomes of a guest.
 #[derive(Clone, Copy, PartialEq, Debug)]

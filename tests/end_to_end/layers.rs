@@ -1,8 +1,9 @@
 //! Holds the layer map: which crate may depend on which, and which crate owns a heavy dependency.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use serde_json::Value;
 
 /// Every crate here, and what it may depend on here. Bottom-up, as in the workspace.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -80,79 +81,95 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sluice-http", &["wasmtime", "candle-core"]),
 ];
 
-fn metadata() -> Metadata {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    MetadataCommand::new()
-        .manifest_path(manifest)
-        .other_options(vec!["--offline".into(), "--locked".into()])
-        .exec()
-        .expect("cargo metadata")
+/// What `cargo metadata` says.
+struct Workspace {
+    packages: Vec<Value>,
+    nodes: Vec<Value>,
+    members: BTreeSet<String>,
 }
 
-fn shipped(package: &Package) -> impl Iterator<Item = &str> {
-    package.dependencies.iter().filter(|dep| dep.kind != DependencyKind::Development).map(|dep| dep.name.as_str())
+impl Workspace {
+    fn read() -> Self {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+        let arguments = ["metadata", "--format-version", "1", "--offline", "--locked", "--manifest-path", manifest];
+        let output = Command::new(env!("CARGO")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let list = |value: &Value| value.as_array().unwrap().clone();
+        Self {
+            packages: list(&metadata["packages"]),
+            nodes: list(&metadata["resolve"]["nodes"]),
+            members: list(&metadata["workspace_members"]).iter().map(|id| text(id).to_owned()).collect(),
+        }
+    }
+
+    /// The crates here, less the guests, which are written against the SDK as anybody's policy is.
+    fn members(&self) -> impl Iterator<Item = &Value> {
+        let here = |package: &&Value| self.members.contains(text(&package["id"]));
+        self.packages.iter().filter(here).filter(|package| !text(&package["manifest_path"]).contains("/tests/guests/"))
+    }
 }
 
-fn members(metadata: &Metadata) -> Vec<&Package> {
-    let guests = |package: &Package| package.manifest_path.as_str().contains("/tests/guests/");
-    metadata.workspace_packages().into_iter().filter(|package| !guests(package)).collect()
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn name(package: &Value) -> &str {
+    text(&package["name"])
+}
+
+/// The names that a crate depends on when it is not being tested.
+fn shipped(package: &Value) -> impl Iterator<Item = &str> {
+    package["dependencies"].as_array().unwrap().iter().filter(|dep| dep["kind"] != "dev").map(name)
 }
 
 #[test]
 fn crates_depend_only_on_those_below_them() {
-    let metadata = metadata();
+    let workspace = Workspace::read();
     let allowed: BTreeMap<&str, BTreeSet<&str>> =
         ALLOWED.iter().map(|(name, list)| (*name, list.iter().copied().collect())).collect();
-    let here: BTreeSet<&str> = members(&metadata).iter().map(|package| package.name.as_str()).collect();
+    let here: BTreeSet<&str> = workspace.members().map(name).collect();
     let listed: BTreeSet<&str> = allowed.keys().copied().chain(OUTSIDE.iter().copied()).collect();
     assert_eq!(here, listed, "every crate stands in the table, and the table names no other");
-    for package in members(&metadata) {
-        let Some(allowed) = allowed.get(package.name.as_str()) else { continue };
+    for package in workspace.members() {
+        let Some(allowed) = allowed.get(name(package)) else { continue };
         let used: BTreeSet<&str> = shipped(package).filter(|name| here.contains(name)).collect();
         let forbidden: Vec<&&str> = used.difference(allowed).collect();
-        assert!(forbidden.is_empty(), "{} must not depend on {forbidden:?}", package.name);
+        assert!(forbidden.is_empty(), "{} must not depend on {forbidden:?}", name(package));
     }
 }
 
 #[test]
 fn heavy_dependencies_have_one_owner() {
-    let metadata = metadata();
-    for package in members(&metadata).iter().filter(|package| !OUTSIDE.contains(&package.name.as_str())) {
+    let workspace = Workspace::read();
+    for package in workspace.members().filter(|package| !OUTSIDE.contains(&name(package))) {
         for (dependency, owners) in OWNERS {
             let named = shipped(package).any(|name| name == *dependency);
-            assert!(!named || owners.contains(&package.name.as_str()), "{} names {dependency}", package.name);
+            assert!(!named || owners.contains(&name(package)), "{} names {dependency}", name(package));
         }
     }
 }
 
 #[test]
 fn what_a_crate_forbids_is_not_reachable_from_it() {
-    let metadata = metadata();
-    let resolve = metadata.resolve.as_ref().expect("a resolved graph");
-    let names: BTreeMap<_, &str> =
-        metadata.packages.iter().map(|package| (&package.id, package.name.as_str())).collect();
-    let edges: BTreeMap<_, Vec<_>> = resolve
-        .nodes
-        .iter()
+    let workspace = Workspace::read();
+    let names: BTreeMap<&str, &str> =
+        workspace.packages.iter().map(|package| (text(&package["id"]), name(package))).collect();
+    let is_normal = |dep: &&Value| dep["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null());
+    let edges: BTreeMap<&str, Vec<&str>> = (workspace.nodes.iter())
         .map(|node| {
-            let normal =
-                node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal));
-            (&node.id, normal.map(|dep| &dep.pkg).collect())
+            let normal = node["deps"].as_array().unwrap().iter().filter(is_normal);
+            (text(&node["id"]), normal.map(|dep| text(&dep["pkg"])).collect())
         })
         .collect();
-    for (name, forbidden) in FORBIDDEN {
-        let start =
-            metadata.packages.iter().find(|package| package.name.as_str() == *name).expect("a crate of the table");
-        let (mut seen, mut open) = (BTreeSet::from([&start.id]), vec![&start.id]);
+    for (start, forbidden) in FORBIDDEN {
+        let id = names.iter().find(|(_, name)| *name == start).map(|(id, _)| *id).unwrap();
+        let (mut seen, mut open) = (BTreeSet::from([id]), vec![id]);
         while let Some(id) = open.pop() {
-            for next in edges.get(id).into_iter().flatten() {
-                if seen.insert(next) {
-                    open.push(next);
-                }
-            }
+            open.extend(edges[id].iter().copied().filter(|next| seen.insert(next)));
         }
         for id in seen {
-            assert!(!forbidden.contains(&names[id]), "{name} reaches {}", names[id]);
+            assert!(!forbidden.contains(&names[id]), "{start} reaches {}", names[id]);
         }
     }
 }

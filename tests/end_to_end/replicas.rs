@@ -1,8 +1,6 @@
 //! Several replicas in one process: every one works, and a swap reaches them all.
 
-use futures_util::future::join_all;
-
-use crate::server::{Server, content, shipped};
+use crate::server::{Server, content, join_all, shipped};
 
 #[tokio::test]
 async fn requests_spread_over_replicas_and_answers_do_not_depend_on_which() {

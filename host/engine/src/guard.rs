@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sluice_core::view::DeviceSample;
 use sluice_core::{
     Clock, Digest, EngineEvent, FaultKind, Finished, Handover, Installed, Instantiate, Nanos, Observer, Policy,
-    PolicyFault, Preempted, SECOND, Seat, State,
+    PolicyFault, Preempted, RevisionId, SECOND, Seat, State,
 };
 
 use crate::decide::Decide;
@@ -142,6 +142,7 @@ impl<P: Policy + ?Sized> Guard<P> {
             Order::Snapshot(reply) => return Some(reply),
             Order::Install { prepared, reply } => reply(self.install(prepared, clock)),
             Order::Rollback(reply) => reply(self.roll_back(clock)),
+            Order::Evict { digest, reply } => reply(self.evict(digest, clock.now())),
             Order::Status(reply) => reply(self.status()),
             Order::Record(reply) => reply(self.recorder.ring()),
         }
@@ -226,22 +227,24 @@ impl<P: Policy + ?Sized> Guard<P> {
         }
     }
 
-    /// An instance imports state once, before its first decision: so a fresh one returns, not the one that left.
+    /// A fresh instance returns, not the one that left: that may be dead, and state is imported before the first decision.
     fn hand_back(&self, returning: &mut Holder<P>, newer: Result<Option<State>, PolicyFault>) -> Handover {
-        let own = returning.checkpoint.clone();
-        for state in [newer, Ok(own)] {
-            let Ok(Some(state)) = state else { continue };
-            if state.schema.is_empty() {
-                continue;
-            }
-            let Ok(fresh) = returning.source.instantiate() else { break };
+        let own = returning.checkpoint.take().filter(|state| !state.schema.is_empty());
+        if let Ok(fresh) = returning.source.instantiate() {
             returning.instance = fresh;
-            let handover = self.hand_over(returning, Ok(Some(state)));
-            if matches!(handover, Handover::Imported { .. }) {
-                return handover;
-            }
         }
-        Handover::Stateless
+        let handover = self.hand_over(returning, newer);
+        if own.is_none() || matches!(handover, Handover::Imported { .. }) {
+            return handover;
+        }
+        // A state that was refused may have been half imported.
+        if let Ok(fresh) = returning.source.instantiate() {
+            returning.instance = fresh;
+        }
+        match self.hand_over(returning, Ok(own)) {
+            imported @ Handover::Imported { .. } => imported,
+            _ => handover,
+        }
     }
 
     fn deliver_events(&mut self, now: Nanos) -> Result<(), PolicyFault> {
@@ -309,22 +312,36 @@ impl<P: Policy + ?Sized> Guard<P> {
     }
 
     fn quarantine(&mut self, fault: &PolicyFault, now: Nanos) {
-        let Some(removed) = self.active.take() else { return };
-        let digest = removed.source.revision().digest;
-        if self.quarantined.len() == MAX_QUARANTINED {
-            self.quarantined.pop_front();
+        let Some(digest) = self.active.as_ref().map(|holder| holder.source.revision().digest) else { return };
+        let returned = self.evict(digest, now);
+        self.observer.observe(&EngineEvent::Quarantined {
+            seat: self.seat,
+            digest,
+            returned: returned.as_ref(),
+            fault,
+        });
+    }
+
+    /// Drops a digest wherever it sits. Returns what is in force then.
+    fn evict(&mut self, digest: Digest, now: Nanos) -> Option<RevisionId> {
+        if !self.quarantined.contains(&digest) {
+            if self.quarantined.len() == MAX_QUARANTINED {
+                self.quarantined.pop_front();
+            }
+            self.quarantined.push_back(digest);
         }
-        self.quarantined.push_back(digest);
-        self.strikes.clear();
-        self.active =
-            self.previous.take().filter(|holder| !self.quarantined.contains(&holder.source.revision().digest));
-        if let Some(mut returning) = self.active.take() {
-            self.hand_back(&mut returning, Ok(None));
-            self.recorder.started(now, returning.source.revision(), returning.checkpoint.as_ref());
-            self.active = Some(returning);
+        let is_evicted = |holder: &Holder<P>| holder.source.revision().digest == digest;
+        self.previous.take_if(|holder| is_evicted(holder));
+        if self.active.take_if(|holder| is_evicted(holder)).is_some() {
+            self.strikes.clear();
+            if let Some(mut returning) = self.previous.take() {
+                // With its own state, if it has any: what the evicted one knew is not trusted.
+                self.hand_back(&mut returning, Ok(None));
+                self.recorder.started(now, returning.source.revision(), returning.checkpoint.as_ref());
+                self.active = Some(returning);
+            }
         }
-        let returned = self.active.as_ref().map(|holder| holder.source.revision());
-        self.observer.observe(&EngineEvent::Quarantined { seat: self.seat, digest, returned, fault });
+        self.active.as_ref().map(|holder| holder.source.revision().clone())
     }
 }
 

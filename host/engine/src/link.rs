@@ -89,7 +89,14 @@ pub fn link(first_report: Report, wake_replica: Wake, wake_pool: Wake) -> (Repli
 
 impl ReplicaPort {
     pub fn send(&self, message: ToReplica) {
-        hold(&self.shared.inbox).push(message);
+        {
+            let mut inbox = hold(&self.shared.inbox);
+            // The replica sets this before it empties the box for the last time.
+            if self.is_lost() {
+                return;
+            }
+            inbox.push(message);
+        }
         (self.shared.wake_replica)();
     }
 
@@ -119,8 +126,9 @@ impl ReplicaInlet {
 
     /// Publishes a step's results; the pool is woken only for what it has to act on.
     pub fn publish(&self, report: Report, events: &mut Vec<FromReplica>) {
-        *hold(&self.shared.report) = report;
-        let wake = events.iter().any(|event| matches!(event, FromReplica::Finished(_)));
+        let before = std::mem::replace(&mut *hold(&self.shared.report), report);
+        let finished = events.iter().any(|event| matches!(event, FromReplica::Finished(_)));
+        let wake = finished || report.max_running > before.max_running;
         hold(&self.shared.outbox).append(events);
         if wake {
             (self.shared.wake_pool)();
@@ -131,6 +139,8 @@ impl ReplicaInlet {
 impl Drop for ReplicaInlet {
     fn drop(&mut self) {
         self.shared.lost.store(true, Ordering::Release);
+        // Orders that nobody will carry out: dropping them tells whoever waits for an answer.
+        hold(&self.shared.inbox).clear();
         (self.shared.wake_pool)();
     }
 }

@@ -28,6 +28,12 @@ pub enum Order<P: Policy + ?Sized, V> {
     },
     /// The previous revision takes its seat back.
     Rollback(Reply<Result<Installed, NoPrevious>>),
+    /// This digest struck out, here or elsewhere: it leaves the seat, is no longer the previous one, and may not come
+    /// back. The answer is what is in force then; `None` is the native rule. Twice is the same as once.
+    Evict {
+        digest: Digest,
+        reply: Reply<Option<RevisionId>>,
+    },
     Status(Reply<SeatStatus>),
     /// What the seat's flight recorder holds.
     Record(Reply<Ring>),

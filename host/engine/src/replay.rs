@@ -115,7 +115,7 @@ pub fn replay<P: Replayable + ?Sized>(
 ) -> Result<ReplayReport, ReplayError> {
     let own = recording.revisions().any(|revision| is(revision, source.revision()));
     let mut player = Player { source, instance: None, report: ReplayReport { own, ..ReplayReport::default() } };
-    if !recording.entries.first().is_none_or(|entry| entry.revision().is_some()) {
+    if recording.entries.first().is_some_and(|entry| entry.revision().is_none()) {
         return Err(ReplayError::NoStart);
     }
     for (index, entry) in recording.entries.iter().enumerate() {

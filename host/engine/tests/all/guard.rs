@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sluice_core::{BatchingDecision, Digest, FaultKind, SECOND};
+use sluice_core::{BatchingDecision, FaultKind, SECOND};
+use sluice_engine::order::Order;
 
 use crate::fake::{Faults, Script, generous};
 use crate::world::{Ask, LIMITS, World};
@@ -116,6 +117,48 @@ fn events_reach_the_policy_once_in_order_before_the_next_decision() {
 }
 
 #[test]
-fn a_quarantined_digest_is_the_native_ones_never() {
-    assert_ne!(Script::new("bad", generous).digest(), Digest::NATIVE);
+fn an_evicted_digest_leaves_the_seat_and_is_no_longer_the_previous_one() {
+    let mut world = World::new(1, 1, LIMITS);
+    let (good, bad) = (Arc::new(Script::new("good", generous)), Arc::new(Script::new("bad", generous)));
+    let names = |world: &World| {
+        let status = world.replicas[0].as_ref().unwrap().guard().status();
+        let name = |revision: Option<sluice_core::RevisionId>| revision.map(|revision| revision.name);
+        (name(status.active), name(status.previous))
+    };
+    let evict = |world: &mut World| {
+        world.order(0, Order::Evict { digest: bad.digest(), reply: Box::new(drop) });
+        world.step();
+    };
+    for first in [&good, &bad] {
+        world.install(0, first);
+    }
+    evict(&mut world);
+    assert_eq!(names(&world), (Some("good".into()), None));
+    evict(&mut world);
+    assert_eq!(names(&world), (Some("good".into()), None), "twice is the same as once");
+
+    world.install(0, &bad);
+    world.install(0, &good);
+    evict(&mut world);
+    assert_eq!(names(&world), (Some("good".into()), None), "a rollback cannot bring it back");
+
+    world.set_recorder_bytes(0);
+    world.install(0, &bad);
+    evict(&mut world);
+    assert_eq!(names(&world), (None, None), "with nothing before it, the native rule decides");
+}
+
+#[test]
+fn a_revision_that_died_when_it_left_returns_alive() {
+    let mut world = World::new(1, 1, LIMITS);
+    let dying = Arc::new(Script::new("dying", generous).faulting(Faults { export: true, ..Faults::default() }));
+    world.install(0, &dying);
+    world.install(0, &Arc::new(Script::new("bad", |_: &_, _| Err(FaultKind::Deadline))));
+    let before = dying.instances.load(Ordering::SeqCst);
+    for n in 0..6 {
+        world.offer(Ask::new(vec![n + 1; 6], 3));
+    }
+    world.drain();
+    assert_eq!(world.journal.count("Quarantined"), 1);
+    assert_eq!(dying.instances.load(Ordering::SeqCst), before + 1, "a fresh instance took the seat");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluice_core::{BatchingPolicy, FaultKind, Instantiate, SECOND, Slot};
 use sluice_engine::order::Order;
 use sluice_engine::recorder::{Entry, HostVersions, Recording, RecordingError, Ring};
-use sluice_engine::replay::{ReplayReport, legible, replay, slot_of};
+use sluice_engine::replay::{ReplayError, ReplayReport, legible, replay, slot_of};
 
 use crate::fake::{Script, generous};
 use crate::world::{Ask, LIMITS, World};
@@ -100,6 +100,14 @@ fn a_damaged_recording_is_an_error_that_says_where() {
         let _ = Recording::from_bytes(&bytes[..cut]);
     }
     assert!(Recording::from_bytes(&bytes[..bytes.len() - 3]).is_err());
+}
+
+#[test]
+fn what_does_not_start_at_a_checkpoint_is_not_replayed() {
+    let mut recording = recorded(&Arc::new(Script::new("moody", moody)));
+    recording.entries.remove(0);
+    let source: Arc<dyn Instantiate<dyn BatchingPolicy>> = Arc::new(Script::new("moody", moody));
+    assert!(matches!(replay(&recording, &source), Err(ReplayError::NoStart)));
 }
 
 /// A seat that changed hands: `first` trapped once and came back, then `second` took over, then `first` again.
