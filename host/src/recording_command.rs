@@ -101,7 +101,7 @@ fn line(id: &RevisionId) -> String {
 
 fn told(report: &ReplayReport, recorded: &HostVersions) -> String {
     let ReplayReport { own, decisions, faults, passed_over, differences, fuel } = report;
-    let whose = if *own { "its own decisions only" } else { "it is not among the recorded: all decisions" };
+    let whose = if *own { "its own decisions only" } else { "all decisions, since it is not among the recorded" };
     let mut text = format!("compared: {whose}\n");
     let _ = writeln!(text, "decisions: {decisions}\nfaults: {faults} recorded, not compared");
     let _ = writeln!(text, "passed over: {passed_over} decisions of other revisions");

@@ -23,6 +23,7 @@ pub use limits::{Bound, Export, Limits};
 pub use runtime::{Runtime, RuntimeError};
 
 /// What compiles and runs the components. A recording names it: fuel is comparable only between equal ones.
+/// `tests/end_to_end/recording.rs` holds it to the one that is built in.
 pub const WASMTIME_VERSION: &str = "48.0.8";
 
 /// Of `sluice:policy`, the interface that components are written against.
