@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sluice_core::view::{BatchingView, DeviceSample};
+use sluice_core::view::BatchingView;
 use sluice_core::{BatchingPolicy, FinishReason, Finished, Nanos, Request, RequestId};
 
 use crate::blocks::PrefixChange;
@@ -17,6 +17,8 @@ pub struct Admitted {
     pub request: Request,
     pub priority: i32,
     pub max_new_tokens: u32,
+    /// Set when it first is part of a step.
+    pub scheduled: AtomicBool,
     /// Set with the first token that is sent: from then on it cannot be offered to another replica.
     pub started: AtomicBool,
 }
@@ -24,7 +26,6 @@ pub struct Admitted {
 pub enum ToReplica {
     Offer(Arc<Admitted>),
     Finish(RequestId, FinishReason),
-    Device(DeviceSample),
     Order(Order<dyn BatchingPolicy, BatchingView>),
 }
 

@@ -1,4 +1,4 @@
-//! How busy the engine is, sampled once a second, together with whatever the device itself reports.
+//! How busy the engine is, sampled once a second.
 
 use sluice_core::view::DeviceSample;
 use sluice_core::{Nanos, SECOND, StepTimes};
@@ -11,8 +11,6 @@ pub(crate) struct Meter {
     number: u64,
     taken: Nanos,
     sample: Option<DeviceSample>,
-    /// The device's own telemetry, where there is any.
-    external: Option<DeviceSample>,
 }
 
 impl Meter {
@@ -28,10 +26,6 @@ impl Meter {
         gap
     }
 
-    pub(crate) fn device(&mut self, sample: DeviceSample) {
-        self.external = Some(sample);
-    }
-
     /// A new sample, once a second.
     pub(crate) fn sample_if_due(&mut self, now: Nanos) -> Option<DeviceSample> {
         let window = now.saturating_sub(self.window_start);
@@ -44,7 +38,7 @@ impl Meter {
             age: 0,
             window,
             engine_busy: (self.device_time as f64 / window as f64).min(1.0),
-            ..self.external.unwrap_or_default()
+            ..DeviceSample::default()
         };
         (self.window_start, self.device_time, self.taken) = (now, 0, now);
         self.sample = Some(sample);

@@ -1,27 +1,32 @@
 //! The pool: who comes in, who is served next, and by which replica. Fairness is decided here, while requests wait.
 //!
-//! Runs on one thread and is driven from outside: `offer` and `finish` when something comes, then `tick`.
+//! Runs on one thread and is driven from outside: `offer` and `finish` when something comes, `events` and `tick` then.
 
-use std::collections::{HashMap, HashSet};
+mod dispatch;
+mod loss;
+mod roster;
+mod views;
+
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use sluice_core::view::{ArrivalView, FlowView, PoolView, RequestView, RoutingView, replica_state};
+use sluice_core::view::{ArrivalView, FlowView, RequestView, RoutingView, replica_state};
 use sluice_core::{
-    AdmissionPolicy, BlockHash, Clock, EndOfStream, EngineEvent, FinishReason, Finished, Nanos, NextFlow, Observer,
-    Rejection, ReplicaId, Request, RequestId, Route, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
+    AdmissionPolicy, Clock, EndOfStream, EngineEvent, FinishReason, Finished, Nanos, Observer, Rejection, ReplicaId,
+    Request, RequestId, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
 };
 
 use crate::admission;
-use crate::blocks::PrefixChange;
-use crate::decide::{Admit, Next, Rank};
+use crate::decide::Admit;
 use crate::flows::Flows;
 use crate::guard::{Guard, GuardConfig};
-use crate::link::{Admitted, FromReplica, ReplicaPort, Report, ToReplica};
+use crate::link::{Admitted, FromReplica, ReplicaPort, ToReplica};
 use crate::order::Order;
 use crate::random::RandomWords;
 use crate::rates::Rate;
-use crate::routing;
+
+pub(crate) use roster::Replica;
 
 #[derive(Clone, Copy, Debug)]
 pub struct PoolConfig {
@@ -34,6 +39,8 @@ pub struct PoolConfig {
     pub look_ahead: u32,
     /// A request that waits longer is sent next, whatever the policies say.
     pub starvation: Nanos,
+    /// While nothing runs at all, no request waits longer, whatever the policies say.
+    pub work_conservation: Nanos,
     /// A request that was with so many replicas when they were lost is refused.
     pub max_attempts: u32,
     pub seed: u64,
@@ -48,6 +55,7 @@ impl Default for PoolConfig {
             max_model_len: 2048,
             look_ahead: 2,
             starvation: 30 * SECOND,
+            work_conservation: SECOND,
             max_attempts: 2,
             seed: 0,
             guard: GuardConfig::default(),
@@ -68,6 +76,8 @@ pub struct Pool {
     flows: Flows,
     replicas: Vec<Replica>,
     in_flight: HashMap<RequestId, InFlight>,
+    /// Tenants whose turn it is, but whose request routing holds: they are not chosen twice.
+    granted: Vec<u64>,
     arrivals: Rate,
     completions: Rate,
     random: RandomWords,
@@ -78,28 +88,9 @@ pub struct Pool {
     mail: Vec<FromReplica>,
 }
 
-/// The pool's side of a replica: what it has counted itself, and the last report.
-pub(crate) struct Replica {
-    pub(crate) port: ReplicaPort,
-    pub(crate) report: Report,
-    pub(crate) state: u8,
-    pub(crate) in_flight: u32,
-    pub(crate) in_flight_tokens: u64,
-    prefixes: HashSet<BlockHash>,
-}
-
 struct InFlight {
     admitted: Arc<Admitted>,
     replica: usize,
-}
-
-/// What became of the attempt to send one request.
-enum Turn {
-    Sent,
-    /// This tenant's head waits until the time, if there is one, or until something changes.
-    Held(u64, Option<Nanos>),
-    /// Nothing more goes out now.
-    Rest(Option<Nanos>),
 }
 
 impl Pool {
@@ -112,6 +103,7 @@ impl Pool {
             flows: Flows::default(),
             replicas: ports.into_iter().map(Replica::new).collect(),
             in_flight: HashMap::new(),
+            granted: Vec::new(),
             arrivals: Rate::default(),
             completions: Rate::default(),
             random: RandomWords::new(config.seed),
@@ -188,32 +180,6 @@ impl Pool {
         }
     }
 
-    /// Sends what can be sent. Returns when to come back if nothing happens before.
-    pub fn tick(&mut self, now: Nanos) -> Option<Nanos> {
-        let mut wake: Option<Nanos> = None;
-        let mut held = Vec::new();
-        let soonest = |wake: Option<Nanos>, at: Option<Nanos>| match (wake, at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        while self.has_room() && !self.flows.is_empty() {
-            match self.send_one(&held, now) {
-                Turn::Sent => {}
-                Turn::Held(tenant, until) => {
-                    held.push(tenant);
-                    wake = soonest(wake, until);
-                }
-                Turn::Rest(until) => {
-                    wake = soonest(wake, until);
-                    break;
-                }
-            }
-        }
-        self.report_queue();
-        let starving = self.flows.oldest().map(|oldest| oldest.request.arrival.saturating_add(self.config.starvation));
-        soonest(wake, starving.map(|at| at.max(now + SECOND / 10)))
-    }
-
     /// Carries out an order for one of the pool's seats.
     pub fn order(&mut self, order: PoolOrder, clock: &dyn Clock) {
         match order {
@@ -224,7 +190,7 @@ impl Pool {
             }
             PoolOrder::Routing(order) => {
                 if let Some(reply) = self.routing.carry_out(order, clock) {
-                    self.fill_routing_view(sample_request(clock.now()), &[], clock.now());
+                    self.fill_routing_view(views::sample_request(clock.now()), &[], clock.now());
                     reply(self.routing_view.clone());
                 }
             }
@@ -254,6 +220,7 @@ impl Pool {
             request: request.clone(),
             priority: request.priority,
             max_new_tokens: request.max_new_tokens.clamp(1, room),
+            scheduled: AtomicBool::new(false),
             started: AtomicBool::new(false),
         };
         self.arrival_view.now = now;
@@ -299,84 +266,6 @@ impl Pool {
         admission::retry_after(self.flows.len(), self.completions.per_second(now))
     }
 
-    fn send_one(&mut self, held: &[u64], now: Nanos) -> Turn {
-        if let Some(admitted) = self.overdue(now) {
-            self.admission.overridden("starvation");
-            self.routing.overridden("starvation");
-            let chosen = self.route(&admitted, now).ok();
-            let target = chosen.or_else(|| routing::least_loaded(&self.replicas, self.config.look_ahead));
-            return match target {
-                Some(target) => self.send(&admitted, target),
-                None => Turn::Rest(None),
-            };
-        }
-        let waiting: Vec<u64> = self.flows.tenants().filter(|tenant| !held.contains(tenant)).collect();
-        let tenant = match self.next_flow(&waiting, now) {
-            Ok(tenant) => tenant,
-            Err(until) => return Turn::Rest(until),
-        };
-        let Some(admitted) = self.flows.head(tenant).cloned() else { return Turn::Rest(None) };
-        match self.route(&admitted, now) {
-            Ok(target) => self.send(&admitted, target),
-            Err(until) => Turn::Held(tenant, until),
-        }
-    }
-
-    fn overdue(&self, now: Nanos) -> Option<Arc<Admitted>> {
-        let oldest = self.flows.oldest()?;
-        let waited = now.saturating_sub(oldest.request.arrival);
-        (waited > self.config.starvation).then(|| Arc::clone(oldest))
-    }
-
-    /// The tenant to serve, or until when none is.
-    fn next_flow(&mut self, waiting: &[u64], now: Nanos) -> Result<u64, Option<Nanos>> {
-        match waiting {
-            [] => return Err(None),
-            [only] => return Ok(*only),
-            _ => {}
-        }
-        self.flow_view.now = now;
-        self.flow_view.random = self.random.next();
-        self.flow_view.pool = self.pool_view(now);
-        self.flows.fill_waiting(&mut self.flow_view.flows, waiting, now);
-        match self.admission.decide::<Next>(&self.flow_view, now) {
-            Some(NextFlow::Serve { tenant }) => Ok(tenant),
-            Some(NextFlow::HoldUntil(until)) => Err(Some(until)),
-            None => admission::first_come(&self.flow_view.flows).ok_or(None),
-        }
-    }
-
-    /// The replica that takes it, or until when it waits.
-    fn route(&mut self, admitted: &Admitted, now: Nanos) -> Result<usize, Option<Nanos>> {
-        let request = RequestView {
-            priority: admitted.priority,
-            max_new_tokens: admitted.max_new_tokens,
-            ..RequestView::from(&admitted.request)
-        };
-        self.fill_routing_view(request, admitted.request.hashes.hashes(), now);
-        match self.routing.decide::<Rank>(&self.routing_view, now) {
-            Some(Route::Ranked(choices)) => choices
-                .iter()
-                .map(|choice| choice.replica as usize)
-                .find(|&index| self.replicas[index].has_room(self.config.look_ahead))
-                .ok_or(None),
-            Some(Route::HoldUntil(until)) => Err(Some(until)),
-            None => routing::least_loaded(&self.replicas, self.config.look_ahead).ok_or(None),
-        }
-    }
-
-    fn send(&mut self, admitted: &Arc<Admitted>, target: usize) -> Turn {
-        let id = admitted.request.id;
-        self.flows.remove(id);
-        self.flows.sent(admitted.request.tenant.0);
-        let replica = &mut self.replicas[target];
-        replica.in_flight += 1;
-        replica.in_flight_tokens += admitted.tokens();
-        replica.port.send(ToReplica::Offer(Arc::clone(admitted)));
-        self.in_flight.insert(id, InFlight { admitted: Arc::clone(admitted), replica: target });
-        Turn::Sent
-    }
-
     fn ended(&mut self, finished: &Finished, now: Nanos) {
         let Some(in_flight) = self.take_in_flight(finished.id) else { return };
         let served = u64::from(finished.prompt_tokens) + u64::from(finished.generated_tokens);
@@ -396,45 +285,8 @@ impl Pool {
         let replica = &mut self.replicas[in_flight.replica];
         replica.in_flight -= 1;
         replica.in_flight_tokens -= in_flight.admitted.tokens();
+        replica.suspect.take_if(|suspect| *suspect == id);
         Some(in_flight)
-    }
-
-    /// What a lost replica held goes back into the queue if it has sent nothing yet, and fails otherwise.
-    fn lose(&mut self, index: usize, now: Nanos) {
-        let id = ReplicaId(u32::try_from(index).expect("replicas are few"));
-        self.replicas[index].state = replica_state::LOST;
-        self.replicas[index].prefixes.clear();
-        let mut there: Vec<RequestId> =
-            self.in_flight.iter().filter(|(_, in_flight)| in_flight.replica == index).map(|(&id, _)| id).collect();
-        there.sort_unstable();
-        let (mut requeued, mut failed) = (0, 0);
-        for request in there {
-            let Some(in_flight) = self.take_in_flight(request) else { continue };
-            self.flows.ended(in_flight.admitted.request.tenant.0, 0);
-            if self.offer_again(&in_flight.admitted) {
-                requeued += 1;
-            } else {
-                let error = format!("replica {} was lost while it served this request", id.0);
-                self.end_unserved(&in_flight.admitted, id, FinishReason::Failed, Some(error), now);
-                failed += 1;
-            }
-        }
-        self.observer.observe(&EngineEvent::ReplicaLost { replica: id, requeued, failed });
-        self.report_queue();
-    }
-
-    fn offer_again(&mut self, admitted: &Admitted) -> bool {
-        let attempt = admitted.request.attempt + 1;
-        if admitted.started.load(Ordering::Acquire) || attempt > self.config.max_attempts {
-            return false;
-        }
-        self.flows.push(Arc::new(Admitted {
-            request: Request { attempt, ..admitted.request.clone() },
-            priority: admitted.priority,
-            max_new_tokens: admitted.max_new_tokens,
-            started: AtomicBool::new(false),
-        }));
-        true
     }
 
     /// Tells the sink and everybody who counts that a request ended without a replica's word.
@@ -464,88 +316,18 @@ impl Pool {
         });
     }
 
-    fn has_room(&self) -> bool {
-        self.replicas.iter().any(|replica| replica.has_room(self.config.look_ahead))
-    }
-
     fn report_queue(&self) {
         let requests = u32::try_from(self.flows.len()).unwrap_or(u32::MAX);
         self.observer.observe(&EngineEvent::Queue { requests, tokens: self.flows.queued_tokens() });
     }
-
-    fn pool_view(&self, now: Nanos) -> PoolView {
-        let ready = || self.replicas.iter().filter(|replica| replica.state == replica_state::READY);
-        let sum = |of: fn(&Replica) -> u64| ready().map(of).sum::<u64>();
-        let share = |part: u64, whole: u64| if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
-        PoolView {
-            queued_requests: u32::try_from(self.flows.len()).unwrap_or(u32::MAX),
-            queued_tokens: self.flows.queued_tokens(),
-            in_flight_requests: u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX),
-            in_flight_tokens: self.replicas.iter().map(|replica| replica.in_flight_tokens).sum(),
-            arrival_rate: self.arrivals.per_second(now),
-            completion_rate: self.completions.per_second(now),
-            ready_replicas: u32::try_from(ready().count()).unwrap_or(u32::MAX),
-            sequence_saturation: share(sum(|r| r.report.running.into()), sum(|r| r.report.max_running.into())),
-            kv_saturation: share(sum(|r| r.report.blocks_held.into()), sum(|r| r.report.blocks_total.into())),
-            queue_saturation: share(self.flows.len() as u64, self.config.max_queued_requests.into()),
-        }
-    }
-
-    fn admission_snapshot(&mut self, now: Nanos) -> (ArrivalView, FlowView) {
-        let (request, pool) = (sample_request(now), self.pool_view(now));
-        let mut arrival = ArrivalView { now, random: self.random.next(), request, pool, ..ArrivalView::default() };
-        self.flows.fill(&mut arrival.flows, now);
-        let mut flow = FlowView { now, random: self.random.next(), pool: arrival.pool.clone(), ..FlowView::default() };
-        let waiting: Vec<u64> = self.flows.tenants().collect();
-        self.flows.fill_waiting(&mut flow.flows, &waiting, now);
-        (arrival, flow)
-    }
-
-    fn fill_routing_view(&mut self, request: RequestView, hashes: &[BlockHash], now: Nanos) {
-        self.routing_view.now = now;
-        self.routing_view.random = self.random.next();
-        self.routing_view.request = request;
-        routing::fill(&mut self.routing_view.replicas, &self.replicas, hashes, now);
-    }
-}
-
-impl Replica {
-    fn new(port: ReplicaPort) -> Self {
-        let report = port.report();
-        Self { port, report, state: replica_state::READY, in_flight: 0, in_flight_tokens: 0, prefixes: HashSet::new() }
-    }
-
-    /// Room to start soon: its limit in force and a small look-ahead.
-    pub(crate) fn has_room(&self, look_ahead: u32) -> bool {
-        self.state == replica_state::READY && self.in_flight < self.report.max_running.saturating_add(look_ahead)
-    }
-
-    pub(crate) fn cached_prefix_tokens(&self, hashes: &[BlockHash]) -> u32 {
-        let blocks = hashes.iter().take_while(|hash| self.prefixes.contains(hash)).count();
-        u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(self.report.block_tokens)
-    }
-
-    fn prefix_changed(&mut self, change: PrefixChange) {
-        match change {
-            PrefixChange::Cached(hash) => self.prefixes.insert(hash),
-            PrefixChange::Evicted(hash) => self.prefixes.remove(&hash),
-        };
-    }
-}
-
-/// Stands for a request in a view that a candidate is probed with.
-fn sample_request(now: Nanos) -> RequestView {
-    RequestView {
-        tenant_weight: 1.0,
-        prompt_tokens: 1,
-        max_new_tokens: 1,
-        attempt: 1,
-        arrival: now,
-        ..RequestView::default()
-    }
 }
 
 impl Admitted {
+    /// It was with a replica when that was lost, and may have been the reason.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.request.attempt > 1
+    }
+
     /// The tokens it occupies if it runs to its end.
     pub fn tokens(&self) -> u64 {
         u64::from(self.request.prompt_tokens()) + u64::from(self.max_new_tokens)

@@ -1,4 +1,6 @@
-//! The random words that views carry: SplitMix64 (Steele, Lea and Flood, 2014), seeded by whoever drives the engine.
+//! The random words that views carry: a stream that is seeded by whoever drives the engine.
+
+use sluice_core::split_mix;
 
 #[derive(Clone, Debug)]
 pub(crate) struct RandomWords {
@@ -11,10 +13,6 @@ impl RandomWords {
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
+        split_mix(&mut self.state)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sluice_core::view::{BatchingView, EngineLimits, LastStep};
 use sluice_core::{
@@ -18,7 +19,7 @@ use crate::meter::Meter;
 use crate::order::Order;
 use crate::random::RandomWords;
 use crate::rates::{Mean, Rate};
-use crate::sequence::length;
+use crate::sequence::{Accepted, length};
 
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaConfig {
@@ -69,6 +70,8 @@ pub struct Replica {
     step: u64,
     /// When something last ran, or there was nothing to run.
     progress: Nanos,
+    /// The last plan changed something but computes nothing.
+    again: bool,
     account: LastStep,
     /// Running and waiting sequences and blocks held, as last observed.
     occupancy: (u32, u32, u32),
@@ -133,6 +136,7 @@ impl Replica {
             in_force: (limits.max_sequences, limits.max_batched_tokens),
             step: 0,
             progress: now,
+            again: false,
             account: LastStep::default(),
             occupancy: (0, 0, 0),
             averages: Averages::default(),
@@ -192,6 +196,8 @@ impl Replica {
         }
         let selection = self.select(now);
         self.announce(&selection, now);
+        // Whoever was preempted for nothing may start at the next turn, which then must not wait.
+        self.again = selection.rows.is_empty() && !selection.preempted.is_empty();
         if selection.rows.is_empty() {
             self.publish(now);
             return None;
@@ -223,7 +229,8 @@ impl Replica {
     /// When to come back if nothing happens: a policy may hold work back, but not for ever.
     pub fn wake_at(&self, now: Nanos) -> Option<Nanos> {
         let idle = self.in_flight.is_empty() && !self.held.sequences.is_empty();
-        idle.then(|| (self.progress + self.config.work_conservation).min(now + SECOND / 10))
+        let soon = if self.again { now } else { now + SECOND / 10 };
+        idle.then(|| (self.progress + self.config.work_conservation).min(soon))
     }
 
     /// What the batching policy would be shown now.
@@ -257,7 +264,6 @@ impl Replica {
                         self.end(ordinal, reason, None, now);
                     }
                 }
-                ToReplica::Device(sample) => self.meter.device(sample),
                 ToReplica::Order(order) => self.orders.push(order),
             }
         }
@@ -317,6 +323,7 @@ impl Replica {
             let Some(sequence) = self.held.sequences.get_mut(&ordinal) else { continue };
             if sequence.scheduled.is_none() {
                 sequence.scheduled = Some(now);
+                sequence.admitted.scheduled.store(true, Ordering::Release);
                 sequence.cached_tokens = cached;
             }
             let queried = sequence.length();
@@ -409,21 +416,28 @@ impl Replica {
                 return true;
             }
         };
-        let last = sequence.last_token;
-        let ended = sequence.accept(token, self.config.limits.max_model_len, now);
-        let (replica, arrival) = (self.config.id, sequence.admitted.request.arrival);
-        if sequence.last_token == Some(now) {
-            let after = now.saturating_sub(last.unwrap_or(arrival));
-            self.averages.token(last.is_none(), after, now);
-            self.observer.observe(&match last {
-                None => EngineEvent::FirstToken { replica, after },
-                Some(_) => EngineEvent::Token { replica, after },
-            });
-        }
-        if let Some(reason) = ended {
+        let arrival = sequence.admitted.request.arrival;
+        let end = match sequence.accept(token, self.config.limits.max_model_len, now) {
+            Accepted::Last(reason) => Some(reason),
+            Accepted::Sent { before, end } => {
+                self.count_token(before, arrival, now);
+                end
+            }
+        };
+        if let Some(reason) = end {
             self.end(row.ordinal, reason, None, now);
         }
-        ended.is_some()
+        end.is_some()
+    }
+
+    fn count_token(&mut self, before: Option<Nanos>, arrival: Nanos, now: Nanos) {
+        let replica = self.config.id;
+        let after = now.saturating_sub(before.unwrap_or(arrival));
+        self.averages.token(before.is_none(), after, now);
+        self.observer.observe(&match before {
+            None => EngineEvent::FirstToken { replica, after },
+            Some(_) => EngineEvent::Token { replica, after },
+        });
     }
 
     fn end(&mut self, ordinal: Ordinal, reason: FinishReason, error: Option<String>, now: Nanos) {

@@ -5,8 +5,8 @@ use sluice_core::{BlockHash, Nanos};
 
 use crate::pool::Replica;
 
-pub(crate) fn least_loaded(replicas: &[Replica], look_ahead: u32) -> Option<usize> {
-    let open = replicas.iter().enumerate().filter(|(_, replica)| replica.has_room(look_ahead));
+pub(crate) fn least_loaded(replicas: &[Replica], is_open: impl Fn(&Replica) -> bool) -> Option<usize> {
+    let open = replicas.iter().enumerate().filter(|(_, replica)| is_open(replica));
     open.min_by_key(|(index, replica)| (replica.in_flight_tokens, *index)).map(|(index, _)| index)
 }
 

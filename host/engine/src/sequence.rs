@@ -39,6 +39,17 @@ pub(crate) struct Sequence {
     pub(crate) idle_since: Nanos,
 }
 
+/// What became of a token.
+pub(crate) enum Accepted {
+    Sent {
+        /// When the token before it was sent.
+        before: Option<Nanos>,
+        end: Option<FinishReason>,
+    },
+    /// It was not sent, and the sequence ends.
+    Last(FinishReason),
+}
+
 impl Sequence {
     pub(crate) fn new(admitted: Arc<Admitted>, now: Nanos) -> Self {
         let request = &admitted.request;
@@ -97,22 +108,22 @@ impl Sequence {
         self.generated + self.drawing < self.admitted.max_new_tokens && self.length() < max_model_len
     }
 
-    /// Takes a token in. Returns why the sequence ends with it, if it does.
-    pub(crate) fn accept(&mut self, sampled: SampledToken, max_model_len: u32, now: Nanos) -> Option<FinishReason> {
+    /// Takes a token in.
+    pub(crate) fn accept(&mut self, sampled: SampledToken, max_model_len: u32, now: Nanos) -> Accepted {
         let request = &self.admitted.request;
-        if self.generated >= request.min_new_tokens && request.stop_tokens.contains(&sampled.token) {
-            self.generated += 1;
-            return Some(FinishReason::Stop);
+        let stops = self.generated >= request.min_new_tokens && request.stop_tokens.contains(&sampled.token);
+        self.generated += 1;
+        if stops {
+            return Accepted::Last(FinishReason::Stop);
         }
         self.tokens.push(sampled.token);
-        self.generated += 1;
+        let before = self.last_token.replace(now);
         self.first_token.get_or_insert(now);
-        self.last_token = Some(now);
         if self.send(TokenEvent::Token(sampled)).is_err() {
-            return Some(FinishReason::Cancelled);
+            return Accepted::Last(FinishReason::Cancelled);
         }
         let full = self.generated >= self.admitted.max_new_tokens || length(self.tokens.len()) >= max_model_len;
-        full.then_some(FinishReason::Length)
+        Accepted::Sent { before, end: full.then_some(FinishReason::Length) }
     }
 
     pub(crate) fn end(&self, reason: FinishReason, error: Option<String>) {

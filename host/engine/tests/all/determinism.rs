@@ -29,7 +29,7 @@ fn run_once() -> (Vec<u8>, Vec<u32>, Vec<String>) {
         trajectory.extend(world.replicas.iter().flatten().map(|replica| replica.blocks_available()));
     }
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     let recording = world.replicas[0].as_ref().unwrap().guard().recorder().ring().to_bytes(&HostVersions::default());
     let journal = world.journal.0.lock().unwrap().clone();
     (recording, trajectory, journal)

@@ -1,27 +1,30 @@
 //! Admission and routing at the pool: what policies may decide, and what the host does when they decide badly.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use sluice_core::view::{ArrivalView, FlowView, RoutingView};
+use sluice_core::view::{ArrivalView, BatchingView, EngineLimits, FlowView, RoutingView};
 use sluice_core::{
-    AdmissionPolicy, CallCost, Choice, Digest, Events, FaultKind, Instantiate, NextFlow, Policy, PolicyFault,
-    Rejection, RevisionId, Route, RoutingPolicy, SECOND, Slot, State, TokenEvent, Verdict,
+    AdmissionPolicy, CallCost, Choice, Clock, Digest, Events, FaultKind, FinishReason, Instantiate, MILLISECOND,
+    NextFlow, Policy, PolicyFault, Rejection, RevisionId, Route, RoutingPolicy, SECOND, Slot, State, TokenEvent,
+    Verdict,
 };
 use sluice_engine::order::{Order, Prepared};
 use sluice_engine::pool::PoolOrder;
 
+use crate::fake::{Script, generous};
 use crate::world::{Ask, LIMITS, World};
 
-type Admit = fn(&ArrivalView) -> Result<Verdict, FaultKind>;
-type Next = fn(&FlowView) -> Result<NextFlow, FaultKind>;
-type Rank = fn(&RoutingView) -> Result<Route, FaultKind>;
+pub(crate) type Admit = fn(&ArrivalView) -> Result<Verdict, FaultKind>;
+pub(crate) type Next = fn(&FlowView) -> Result<NextFlow, FaultKind>;
+pub(crate) type Rank = fn(&RoutingView) -> Result<Route, FaultKind>;
 
 /// A policy of functions, for either slot of the pool.
 #[derive(Clone)]
-struct Functions {
+pub(crate) struct Functions {
     id: RevisionId,
-    admit: Admit,
-    next: Next,
+    pub(crate) admit: Admit,
+    pub(crate) next: Next,
     rank: Rank,
 }
 
@@ -42,7 +45,7 @@ impl Functions {
     }
 }
 
-fn ranked(replicas: impl Iterator<Item = u32>) -> Route {
+pub(crate) fn ranked(replicas: impl Iterator<Item = u32>) -> Route {
     Route::Ranked(replicas.map(|replica| Choice { replica, cost: 0.0 }).collect())
 }
 
@@ -100,7 +103,7 @@ impl Instantiate<dyn RoutingPolicy> for Functions {
     }
 }
 
-fn admission(world: &mut World, change: impl Fn(&mut Functions)) {
+pub(crate) fn admission(world: &mut World, change: impl Fn(&mut Functions)) {
     let mut functions = Functions::new(Slot::Admission, "admission");
     change(&mut functions);
     let prepared = Prepared {
@@ -110,7 +113,7 @@ fn admission(world: &mut World, change: impl Fn(&mut Functions)) {
     world.pool.order(PoolOrder::Admission(Order::Install { prepared, reply: Box::new(drop) }), &*world.clock);
 }
 
-fn routing(world: &mut World, rank: Rank) {
+pub(crate) fn routing(world: &mut World, rank: Rank) {
     let functions = Functions { rank, ..Functions::new(Slot::Routing, "routing") };
     let prepared = Prepared {
         source: Arc::new(functions.clone()) as Arc<dyn Instantiate<dyn RoutingPolicy>>,
@@ -180,23 +183,117 @@ fn bad_decisions_fall_back_to_the_native_rule_and_are_thrown_out() {
     }
 }
 
-#[test]
-fn holding_for_ever_lasts_until_the_starvation_bound() {
-    let hold: [fn(&mut World); 2] = [
+fn holds() -> [fn(&mut World); 4] {
+    [
         |world| routing(world, |_| Ok(Route::HoldUntil(u64::MAX))),
+        |world| routing(world, |_| Ok(Route::HoldUntil(0))),
         |world| admission(world, |policy| policy.next = |_| Ok(NextFlow::HoldUntil(u64::MAX))),
-    ];
-    for install in hold {
+        |world| admission(world, |policy| policy.next = |_| Ok(NextFlow::HoldUntil(0))),
+    ]
+}
+
+#[test]
+fn holding_everything_back_lasts_a_second() {
+    for install in holds() {
         let mut world = World::new(1, 1, LIMITS);
         install(&mut world);
         let first = world.offer(Ask { tenant: 1, ..Ask::new(prompt(1), 3) });
         let second = world.offer(Ask { tenant: 2, ..Ask::new(prompt(2), 3) });
         world.run(20);
         assert!(world.end(first).is_none() && world.end(second).is_none(), "the policy may hold");
-        world.clock.advance(31 * SECOND);
+        world.clock.advance(2 * SECOND);
+        world.run(40);
+        assert!(world.end(first).is_some() && world.end(second).is_some(), "but not while nothing runs");
+        assert!(world.journal.count("work-conservation") > 0);
+    }
+}
+
+#[test]
+fn holding_one_back_lasts_until_the_starvation_bound() {
+    let limits = EngineLimits { max_model_len: 20_000, blocks_total: 6000, ..LIMITS };
+    for install in holds() {
+        let mut world = World::new(1, 1, limits);
+        world.offer(Ask { tenant: 3, ..Ask::new(prompt(3), 19_000) });
+        world.run(10);
+        install(&mut world);
+        let first = world.offer(Ask { tenant: 1, ..Ask::new(prompt(1), 3) });
+        let second = world.offer(Ask { tenant: 2, ..Ask::new(prompt(2), 3) });
+        world.clock.advance(20 * SECOND);
         world.run(20);
+        assert!(world.end(first).is_none() && world.end(second).is_none(), "the policy may hold");
+        world.clock.advance(11 * SECOND);
+        world.run(40);
         assert!(world.end(first).is_some() && world.end(second).is_some(), "but not for ever");
         assert!(world.journal.count("starvation") > 0);
+    }
+}
+
+#[test]
+fn a_policy_that_holds_until_now_is_not_asked_at_every_turn() {
+    let mut world = World::new(1, 1, LIMITS);
+    routing(&mut world, |_| Ok(Route::HoldUntil(0)));
+    world.offer(Ask::new(prompt(1), 3));
+    let now = world.clock.now();
+    assert!(world.pool.tick(now).is_some_and(|at| at >= now + MILLISECOND));
+}
+
+#[test]
+fn a_turn_that_routing_holds_is_asked_for_once() {
+    static TURNS: AtomicU64 = AtomicU64::new(0);
+    let mut world = World::new(1, 1, LIMITS);
+    admission(&mut world, |policy| {
+        policy.next = |view| {
+            TURNS.fetch_add(1, Ordering::SeqCst);
+            Ok(NextFlow::Serve { tenant: view.flows.tenant[0] })
+        };
+    });
+    routing(&mut world, |view| Ok(Route::HoldUntil(view.now + MILLISECOND)));
+    world.offer(Ask { tenant: 1, ..Ask::new(prompt(1), 3) });
+    world.offer(Ask { tenant: 2, ..Ask::new(prompt(2), 3) });
+    world.run(100);
+    assert_eq!(TURNS.load(Ordering::SeqCst), 1, "the other tenant's turn is the only one left, so nobody is asked");
+}
+
+#[test]
+fn a_raised_limit_lets_more_in_at_once() {
+    let mut world = World::new(1, 1, LIMITS);
+    let one = |view: &BatchingView, calls| {
+        let mut decision = generous(view, calls)?;
+        decision.max_running = if view.now < 3 * SECOND { 1 } else { 6 };
+        Ok(decision)
+    };
+    world.install(0, &Arc::new(Script::new("rising", one)));
+    world.offer(Ask::new(prompt(9), 50));
+    world.run(4);
+    (0..5).for_each(|n| {
+        world.offer(Ask { tenant: n, ..Ask::new(prompt(n as u32), 50) });
+    });
+    world.run(20);
+    assert_eq!(world.pool.in_flight(), 3, "one runs and two are there to follow");
+    world.clock.advance(2 * SECOND);
+    world.run(10);
+    assert_eq!(world.pool.in_flight(), 6, "nobody had to end first");
+}
+
+#[test]
+fn what_brings_a_replica_down_takes_nobody_along() {
+    let mut world = World::new(1, 1, LIMITS);
+    let asked: Vec<_> = (0..4).map(|n| world.offer(Ask::new((0..40).map(|p| n * 100 + p).collect(), 3))).collect();
+    world.run(2);
+    world.lose(0);
+    for _ in 0..200 {
+        world.step();
+        // The first of them brings down whatever it is alone with.
+        if world.pool.in_flight() > 0 && world.end(asked[0]).is_none() {
+            assert_eq!(world.pool.in_flight(), 1, "a suspect is served alone");
+            world.run(1);
+            world.lose(0);
+        }
+    }
+    world.drain();
+    assert!(matches!(world.end(asked[0]), Some(TokenEvent::End(end)) if end.reason == FinishReason::Failed));
+    for id in &asked[1..] {
+        assert_eq!(world.tokens(*id).len(), 3, "the others are answered");
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::{BatchingDecision, FaultKind, SECOND};
 use sluice_engine::order::Order;
+use sluice_engine::recorder::{Entry, HostVersions, Recording};
 
 use crate::fake::{Faults, Script, generous};
 use crate::world::{Ask, LIMITS, World};
@@ -23,7 +24,7 @@ fn check(plan: impl Fn(u64) -> Result<BatchingDecision, FaultKind> + Clone + Sen
     let bad = Arc::new(Script::new("bad", move |_: &_, calls| plan(calls)));
     world.install(0, &bad);
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     assert_eq!(world.journal.count("Fallback"), 3, "{label}: one native decision per strike");
     assert_eq!(world.journal.count("Quarantined"), 1, "{label}");
     let status = world.replicas[0].as_ref().unwrap().guard().status();
@@ -58,7 +59,7 @@ fn faults_outside_the_decision_count_as_well() {
             world.clock.advance(6 * SECOND);
         }
         world.drain();
-        world.assert_answers();
+        world.assert_whole_answers();
         assert_eq!(world.journal.count("Quarantined"), 1, "{faults_in:?}");
         assert!(world.replicas[0].as_ref().unwrap().guard().status().active.is_none(), "the native rule decides");
     }
@@ -77,10 +78,14 @@ fn a_dead_instance_is_replaced_by_a_fresh_one_with_the_last_checkpoint() {
         world.clock.advance(SECOND);
     }
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     // The checkpoint lies before the trap, so the trap comes again, and again: strikes a minute apart are forgiven.
     assert!(script.instances.load(Ordering::SeqCst) >= 2);
     assert!(world.journal.count("Fallback") >= 1);
+    let bytes = world.replicas[0].as_ref().unwrap().guard().recorder().ring().to_bytes(&HostVersions::default());
+    let entries = Recording::from_bytes(&bytes).unwrap().entries;
+    let restored = |entry: &Entry| matches!(entry, Entry::Started { state: Some(state), .. } if state.bytes.len() == 8);
+    assert!(entries.iter().any(restored), "a fresh instance was given the checkpoint");
 }
 
 #[test]
@@ -96,7 +101,7 @@ fn strikes_far_apart_are_forgiven() {
         world.clock.advance(61 * SECOND);
     }
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     assert!(world.journal.count("Fallback") >= 4);
     assert_eq!(world.journal.count("Quarantined"), 0);
 }

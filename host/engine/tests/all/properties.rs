@@ -1,12 +1,14 @@
-//! Random arrivals, lengths, cancels, slow readers, lost replicas, swaps and hostile decisions: the invariants hold
-//! after every step, every request ends once, and every answer is a prefix of the right one.
+//! Random arrivals, lengths, cancels, slow readers, lost replicas, swaps, rollbacks, evictions and hostile decisions in
+//! every slot: the invariants hold after every step, every request ends once, for a reason, with the right answer.
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use sluice_core::view::BatchingView;
-use sluice_core::{BatchingDecision, Chunk, FaultKind, RequestId, SECOND};
+use sluice_core::view::{ArrivalView, BatchingView, FlowView, RoutingView};
+use sluice_core::{BatchingDecision, Chunk, FaultKind, NextFlow, Rejection, RequestId, Route, SECOND, Verdict};
+use sluice_engine::order::Order;
 
+use crate::dispatch::{admission, ranked, routing};
 use crate::fake::Script;
 use crate::world::{Ask, LIMITS, World};
 
@@ -16,6 +18,10 @@ enum Action {
     Cancel(u64),
     Lose(usize),
     Swap { replica: usize, seed: u64 },
+    SwapAdmission,
+    SwapRouting,
+    Evict { replica: usize, seed: u64 },
+    RollBack(usize),
     Wait(u64),
     Steps(usize),
 }
@@ -29,7 +35,11 @@ fn action() -> impl Strategy<Value = Action> {
         ),
         2 => (1_u64..60).prop_map(Action::Cancel),
         1 => (0_usize..2).prop_map(Action::Lose),
-        1 => (0_usize..2, any::<u64>()).prop_map(|(replica, seed)| Action::Swap { replica, seed }),
+        2 => (0_usize..2, 0_u64..4).prop_map(|(replica, seed)| Action::Swap { replica, seed }),
+        1 => Just(Action::SwapAdmission),
+        1 => Just(Action::SwapRouting),
+        1 => (0_usize..2, 0_u64..4).prop_map(|(replica, seed)| Action::Evict { replica, seed }),
+        1 => (0_usize..2).prop_map(Action::RollBack),
         1 => (0_u64..40_000).prop_map(Action::Wait),
         8 => (1_usize..12).prop_map(Action::Steps),
     ]
@@ -37,7 +47,7 @@ fn action() -> impl Strategy<Value = Action> {
 
 /// Decides anything at all: right, wrong, absurd, or nothing but a fault.
 fn hostile(seed: u64) -> Script {
-    Script::new("hostile", move |view: &BatchingView, calls| {
+    Script::new(&format!("hostile-{seed}"), move |view: &BatchingView, calls| {
         let mut word = seed ^ view.random ^ calls;
         let mut draw = move |below: u64| {
             word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -73,6 +83,36 @@ fn hostile(seed: u64) -> Script {
     })
 }
 
+fn hostile_admit(view: &ArrivalView) -> Result<Verdict, FaultKind> {
+    match view.random % 8 {
+        0 => Err(FaultKind::Trap("hostile".into())),
+        1 => Ok(Verdict::Degrade { max_new_tokens: (view.random >> 8) as u32 % 4 }),
+        2 => Ok(Verdict::Reject(Rejection { caller: false, reason: "hostile".into(), retry_after: 0 })),
+        _ => Ok(Verdict::Accept { priority: (view.random >> 8) as i32 }),
+    }
+}
+
+fn hostile_next(view: &FlowView) -> Result<NextFlow, FaultKind> {
+    match view.random % 8 {
+        0 => Err(FaultKind::Deadline),
+        1 => Ok(NextFlow::HoldUntil(0)),
+        2 => Ok(NextFlow::HoldUntil(u64::MAX)),
+        3 => Ok(NextFlow::Serve { tenant: view.random }),
+        n => Ok(NextFlow::Serve { tenant: view.flows.tenant[n as usize % view.flows.len()] }),
+    }
+}
+
+fn hostile_rank(view: &RoutingView) -> Result<Route, FaultKind> {
+    match view.random % 8 {
+        0 => Err(FaultKind::Fuel),
+        1 => Ok(Route::HoldUntil(0)),
+        2 => Ok(Route::HoldUntil(u64::MAX)),
+        3 => Ok(ranked([7, 7].into_iter())),
+        4 => Ok(ranked(std::iter::empty())),
+        n => Ok(ranked(std::iter::once(n as u32 % 2))),
+    }
+}
+
 fn check(depth: usize, actions: Vec<Action>) {
     let mut world = World::new(2, depth, LIMITS);
     for action in actions {
@@ -84,6 +124,15 @@ fn check(depth: usize, actions: Vec<Action>) {
             Action::Cancel(id) => world.cancel(RequestId(id)),
             Action::Lose(replica) => world.lose(replica),
             Action::Swap { replica, seed } => world.install(replica, &Arc::new(hostile(seed))),
+            Action::SwapAdmission => admission(&mut world, |policy| {
+                policy.admit = hostile_admit;
+                policy.next = hostile_next;
+            }),
+            Action::SwapRouting => routing(&mut world, hostile_rank),
+            Action::Evict { replica, seed } => {
+                world.order(replica, Order::Evict { digest: hostile(seed).digest(), reply: Box::new(drop) });
+            }
+            Action::RollBack(replica) => world.order(replica, Order::Rollback(Box::new(drop))),
             Action::Wait(milliseconds) => world.clock.advance(milliseconds * SECOND / 1000),
             Action::Steps(count) => world.run(count),
         }

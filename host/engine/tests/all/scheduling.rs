@@ -20,7 +20,7 @@ fn answers_are_right_at_depth_one_and_two() {
             world.offer(Ask::new(prompt(n, 3 + n * 2), 1 + n % 7));
         }
         world.drain();
-        world.assert_answers();
+        world.assert_whole_answers();
     }
 }
 
@@ -33,7 +33,7 @@ fn a_new_request_joins_the_batch_while_others_decode() {
     world.run(12);
     assert!(world.end(short).is_some() && world.end(long).is_none());
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_long_prompt_is_computed_in_chunks_beside_decoding_sequences() {
     assert!(world.tokens(long).is_empty());
     assert!(world.tokens(decoding).len() >= before + 3, "decoding went on during the prefill");
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_shared_prefix_is_computed_once_and_only_within_a_tenant() {
     let whole_blocks = world.offer(Ask::new(prompt(1, 16), 2));
     let stranger = world.offer(Ask { tenant: 7, ..Ask::new(prompt(1, 17), 2) });
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     assert_eq!(cached(world.end(first)), 0);
     assert_eq!(cached(world.end(again)), 16);
     assert_eq!(cached(world.end(whole_blocks)), 12, "one token is left to compute");
@@ -79,7 +79,7 @@ fn where_blocks_are_short_the_last_to_come_gives_way_and_is_computed_again() {
         world.offer(Ask::new(prompt(n, 10), 30));
     }
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     assert!(world.journal.count("Preempted {") > 0, "nobody was preempted");
 }
 
@@ -97,7 +97,7 @@ fn a_victim_that_the_policy_names_is_preempted_and_finishes_all_the_same() {
     world.offer(Ask::new(prompt(1, 6), 10));
     world.offer(Ask::new(prompt(2, 6), 10));
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     assert_eq!(world.journal.count("Preempted {"), 2);
 }
 
@@ -110,7 +110,7 @@ fn cancellation_frees_blocks_at_every_stage() {
             world.run(steps);
             world.cancel(id);
             world.drain();
-            world.assert_answers();
+            world.assert_whole_answers();
             let Some(TokenEvent::End(end)) = world.end(id) else { panic!("no end") };
             assert_eq!(end.reason, FinishReason::Cancelled);
         }
@@ -123,7 +123,7 @@ fn a_reader_that_falls_behind_is_cancelled_and_holds_up_nobody() {
     let slow = world.offer(Ask { close_after: Some(3), ..Ask::new(prompt(1, 5), 20) });
     let other = world.offer(Ask::new(prompt(2, 5), 20));
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     assert_eq!(world.tokens(slow).len(), 3);
     assert_eq!(world.tokens(other).len(), 20);
 }
@@ -151,7 +151,7 @@ fn order_and_chunks_of_a_policy_are_followed() {
     world.run(8);
     assert_eq!((world.tokens(first).len(), world.tokens(last).len()), (0, 2));
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn the_central_queue_is_bounded_and_says_when_to_come_back() {
     let rejected = asked.iter().filter(|&&id| matches!(world.end(id), Some(TokenEvent::Rejected(_)))).count();
     assert_eq!(rejected, 20);
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn what_a_lost_replica_had_not_begun_is_served_by_another() {
     world.run(2);
     world.lose(0);
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     let whole = asked.iter().filter(|&&id| world.tokens(id).len() == 8).count();
     assert_eq!(whole, 6, "nothing had been sent yet, so nothing failed");
     assert_eq!(world.journal.count("ReplicaLost"), 1);
@@ -206,7 +206,7 @@ fn a_limit_of_zero_cannot_stop_the_engine() {
     world.install(0, &Arc::new(Script::new("never", never)));
     world.offer(Ask::new(prompt(1, 5), 3));
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
     assert!(world.journal.count("work-conservation") > 0);
     assert_eq!(world.journal.count("Fallback"), 0, "a legitimate limit is no fault");
 }
@@ -234,7 +234,7 @@ fn nobody_starves_under_a_policy_that_always_prefers_others() {
     assert!(world.end(starved).is_some(), "it waited for more than a minute and a half");
     assert!(world.journal.count("starvation") > 0);
     world.drain();
-    world.assert_answers();
+    world.assert_whole_answers();
 }
 
 #[test]
@@ -253,5 +253,5 @@ fn a_policy_that_preempts_everything_cannot_stop_the_engine() {
     }
     world.run(400);
     assert_eq!(world.pool.in_flight() + world.pool.queued(), 0, "they are done, if slowly");
-    world.assert_answers();
+    world.assert_whole_answers();
 }

@@ -1,0 +1,54 @@
+//! What becomes of a lost replica's requests: those that sent nothing are served again, the others fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sluice_core::view::replica_state;
+use sluice_core::{EngineEvent, FinishReason, Nanos, ReplicaId, Request, RequestId};
+
+use super::Pool;
+use crate::link::Admitted;
+
+impl Pool {
+    /// What a lost replica held goes back into the queue if it has sent nothing yet, and fails otherwise.
+    pub(super) fn lose(&mut self, index: usize, now: Nanos) {
+        let id = ReplicaId(u32::try_from(index).expect("replicas are few"));
+        self.replicas[index].state = replica_state::LOST;
+        self.replicas[index].prefixes.clear();
+        self.replicas[index].suspect = None;
+        let mut there: Vec<RequestId> =
+            self.in_flight.iter().filter(|(_, in_flight)| in_flight.replica == index).map(|(&id, _)| id).collect();
+        there.sort_unstable();
+        let (mut requeued, mut failed) = (0, 0);
+        for request in there {
+            let Some(in_flight) = self.take_in_flight(request) else { continue };
+            self.flows.ended(in_flight.admitted.request.tenant.0, 0);
+            if self.offer_again(&in_flight.admitted) {
+                requeued += 1;
+            } else {
+                let error = format!("replica {} was lost while it served this request", id.0);
+                self.end_unserved(&in_flight.admitted, id, FinishReason::Failed, Some(error), now);
+                failed += 1;
+            }
+        }
+        self.observer.observe(&EngineEvent::ReplicaLost { replica: id, requeued, failed });
+        self.report_queue();
+    }
+
+    fn offer_again(&mut self, admitted: &Admitted) -> bool {
+        // Whoever had not run yet has nothing to do with the loss.
+        let ran = admitted.scheduled.load(Ordering::Acquire);
+        let attempt = admitted.request.attempt + u32::from(ran);
+        if admitted.started.load(Ordering::Acquire) || attempt > self.config.max_attempts {
+            return false;
+        }
+        self.flows.push(Arc::new(Admitted {
+            request: Request { attempt, ..admitted.request.clone() },
+            priority: admitted.priority,
+            max_new_tokens: admitted.max_new_tokens,
+            scheduled: AtomicBool::new(false),
+            started: AtomicBool::new(false),
+        }));
+        true
+    }
+}
