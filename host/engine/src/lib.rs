@@ -23,5 +23,6 @@ mod rates;
 pub mod recorder;
 pub mod replay;
 pub mod replica;
+mod roster;
 mod routing;
 mod sequence;

@@ -4,7 +4,6 @@
 
 mod dispatch;
 mod loss;
-mod roster;
 mod views;
 
 use std::collections::HashMap;
@@ -25,8 +24,7 @@ use crate::link::{Admitted, FromReplica, ReplicaPort, ToReplica};
 use crate::order::Order;
 use crate::random::RandomWords;
 use crate::rates::Rate;
-
-pub(crate) use roster::Replica;
+use crate::roster::Replica;
 
 #[derive(Clone, Copy, Debug)]
 pub struct PoolConfig {

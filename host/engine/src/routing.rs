@@ -3,7 +3,7 @@
 use sluice_core::view::{ReplicaTable, UNKNOWN};
 use sluice_core::{BlockHash, Nanos};
 
-use crate::pool::Replica;
+use crate::roster::Replica;
 
 pub(crate) fn least_loaded(replicas: &[Replica], is_open: impl Fn(&Replica) -> bool) -> Option<usize> {
     let open = replicas.iter().enumerate().filter(|(_, replica)| is_open(replica));

@@ -3,7 +3,8 @@
 use sluice_core::view::{ArrivalView, FlowView, PoolView, RequestView, replica_state};
 use sluice_core::{BlockHash, Nanos};
 
-use super::{Pool, Replica};
+use super::Pool;
+use crate::roster::Replica;
 use crate::routing;
 
 impl Pool {
