@@ -10,6 +10,7 @@ pub mod decision;
 pub mod event;
 pub mod executor;
 pub mod loader;
+pub mod mix;
 pub mod observer;
 pub mod policy;
 pub mod request;
@@ -25,6 +26,7 @@ pub use decision::{BatchingDecision, Choice, Chunk, NextFlow, Rejection, Route, 
 pub use event::{Events, FinishReason, Finished, Preempted};
 pub use executor::{Executor, ExecutorError, Ticket};
 pub use loader::{DeploymentClass, LoadError, LoadedPolicy, PolicyLoader, Revision};
+pub use mix::split_mix;
 pub use observer::{EngineEvent, Handover, Installed, Observer, Seat, Unobserved};
 pub use policy::{
     AdmissionPolicy, BatchingPolicy, CallCost, Descriptor, FaultKind, Policy, PolicyFault, RoutingPolicy, State,
