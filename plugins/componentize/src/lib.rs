@@ -2,12 +2,14 @@
 
 mod cargo;
 mod error;
+mod script;
 mod target;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use cargo::Crates;
 pub use error::ComponentizeError;
+pub use script::embed;
 
 /// A component that was built.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,13 +32,6 @@ pub fn encode(module: &[u8]) -> Result<Vec<u8>, String> {
         .module(module)
         .and_then(|encoder| encoder.encode())
         .map_err(|error| format!("{error:#}"))
-}
-
-/// A target folder of its own beside the outer build's profiles, so that neither waits for the other's lock.
-/// `out_dir` is a build script's `OUT_DIR`.
-pub fn nested_target_dir(out_dir: &Path) -> PathBuf {
-    let target = out_dir.ancestors().nth(4).unwrap_or(out_dir);
-    target.join("components")
 }
 
 fn encode_file(name: &str, path: &Path) -> Result<Component, ComponentizeError> {
