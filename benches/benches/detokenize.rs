@@ -32,7 +32,7 @@ fn stream(answer: &mut Answer, tokens: &[u32], out: &mut String) {
 
 fn tokens_to_text(c: &mut Criterion) {
     let byte_level = text(TOKENIZER);
-    let tokens = byte_level.prompt_for_completion(&PROSE.repeat(16)).expect("it is short");
+    let tokens = byte_level.prompt_for_completion(&PROSE.repeat(16), u32::MAX).expect("it is short");
     let mut group = c.benchmark_group("detokenize");
     group.throughput(Throughput::Elements(tokens.len() as u64));
     let stops = ["\n\n", "User:", "###", "a stop string that never comes"];
@@ -59,7 +59,7 @@ fn text_to_tokens(c: &mut Criterion) {
     let chat = [("system", "You are a helpful assistant."), ("user", PROSE)]
         .map(|(role, content)| ChatMessage { role: role.to_owned(), content: content.to_owned() });
     c.bench_function("a chat of two messages to tokens", |b| {
-        b.iter(|| text.prompt_for_chat(black_box(&chat), UnixSeconds(0)));
+        b.iter(|| text.prompt_for_chat(black_box(&chat), u32::MAX, UnixSeconds(0)));
     });
 }
 

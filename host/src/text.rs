@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use sluice_http::{Decoder, Message, ModelText, SamplingDefaults, TextError};
 use sluice_model::{ModelFiles, ModelInfo};
-use sluice_text::{Answer, ChatMessage, Text, TextFiles, UnixSeconds};
+use sluice_text::{Answer, ChatMessage, Text, TextFiles, TokenizerError, UnixSeconds};
 
 /// A model's text side, with what its folder says of sampling.
 pub(crate) struct ServedText {
@@ -70,18 +70,18 @@ fn defaults(generation_config: Option<&[u8]>) -> Result<SamplingDefaults> {
 }
 
 impl ModelText for Served {
-    fn chat(&self, messages: &[Message]) -> Result<Vec<u32>, TextError> {
+    fn chat(&self, messages: &[Message], most: u32) -> Result<Vec<u32>, TextError> {
         let message = |message: &Message| ChatMessage { role: message.role.clone(), content: message.content.clone() };
         let messages: Vec<ChatMessage> = messages.iter().map(message).collect();
-        self.text.prompt_for_chat(&messages, now()).map_err(|error| TextError(error.to_string()))
+        self.text.prompt_for_chat(&messages, most, now()).map_err(refusal)
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        self.text.prompt_for_completion(text).map_err(|error| TextError(error.to_string()))
+    fn encode(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {
+        self.text.prompt_for_completion(text, most).map_err(refusal)
     }
 
     fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError> {
-        let answer = self.text.answer(stop).map_err(|error| TextError(error.to_string()))?;
+        let answer = self.text.answer(stop).map_err(|error| TextError::Refused(error.to_string()))?;
         Ok(Box::new(Decoding(answer)))
     }
 
@@ -101,6 +101,13 @@ impl Decoder for Decoding {
 
     fn finish(&mut self, text: &mut String) -> bool {
         self.0.finish(text)
+    }
+}
+
+fn refusal(error: sluice_text::TextError) -> TextError {
+    match error {
+        sluice_text::TextError::Tokenizer(TokenizerError::TooManyTokens { .. }) => TextError::TooLong,
+        other => TextError::Refused(other.to_string()),
     }
 }
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sluice_control::{Control, DeployError, DeployRequest, Deployment, RecordError, RollbackError};
 use sluice_core::{DeploymentClass, ReplicaId, Slot};
 
-use crate::body;
+use crate::body::{self, Bodies};
 use crate::config::EdgeLimits;
 use crate::error::ApiError;
 use crate::openai::{no_such_path, wrong_method};
@@ -27,7 +27,7 @@ use crate::openai::{no_such_path, wrong_method};
 #[derive(Clone)]
 struct Admin {
     control: Arc<Control>,
-    limits: EdgeLimits,
+    components: Bodies,
 }
 
 /// The query of a deployment.
@@ -46,16 +46,17 @@ struct RecordQuery {
 }
 
 pub fn admin_router(control: Arc<Control>, limits: EdgeLimits) -> Router {
+    let components = Bodies::new(limits.component_bytes, limits.bodies_bytes, limits.read);
     Router::new()
         .route("/admin/policies", get(status).post(deploy))
         .route("/admin/policies/{slot}/rollback", post(rollback))
         .route("/admin/policies/{slot}/recording", get(recording))
         .route("/admin/history", get(history))
         .route("/admin/health", get(|| async { Json(json!({"status": "ok"})) }))
-        .fallback(|| async { no_such_path() })
-        .method_not_allowed_fallback(|| async { wrong_method() })
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(refuse_browsers))
-        .with_state(Admin { control, limits })
+        .with_state(Admin { control, components })
 }
 
 async fn status(State(admin): State<Admin>) -> Result<Json<Value>, ApiError> {
@@ -78,7 +79,7 @@ async fn deploy(
     let slot = query.slot.map(|name| parse_slot(&name)).transpose()?;
     let class = query.class.map(|name| name.parse::<DeploymentClass>()).transpose();
     let class = class.map_err(|error| ApiError::invalid("class", error.to_string()))?.unwrap_or_default();
-    let component = body::read(body, admin.limits.component_bytes, admin.limits.read).await?;
+    let component = admin.components.read(body).await?;
     let work = move || {
         let config = query.config.as_deref();
         admin.control.deploy(&DeployRequest { component: &component, config, class, slot, by: "admin" })
@@ -146,6 +147,7 @@ fn rollback_error(error: &RollbackError) -> ApiError {
         RollbackError::InProgress => (StatusCode::CONFLICT, "deployment_in_progress"),
         RollbackError::NoPrevious(_) => (StatusCode::CONFLICT, "no_previous_revision"),
         RollbackError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
+        RollbackError::Prepare(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prepare_failed"),
         RollbackError::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "engine_stopped"),
     };
     retriable(ApiError::new(status, code, error.to_string()))

@@ -1,28 +1,123 @@
-//! Reads a request's body: bounded in bytes and in time.
+//! Reads the bodies of requests: each bounded in bytes and in time, and all that are large in the bytes that they hold
+//! together.
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::BytesMut;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::ApiError;
 
+/// What all requests to one listener may hold.
+#[derive(Clone)]
+pub(crate) struct Bodies {
+    limit: usize,
+    time: Duration,
+    /// In bytes.
+    room: Arc<Semaphore>,
+}
+
+/// A body, and with it its share of the room.
+pub(crate) struct Received {
+    bytes: BytesMut,
+    share: Option<OwnedSemaphorePermit>,
+}
+
+/// A body up to here needs no share: as many as there may be connections are not much.
+pub(crate) const SMALL_BYTES: usize = 4096;
 /// Room that a body is given before any of it has come.
 const FIRST_BYTES: usize = 64 * 1024;
 
-pub(crate) async fn read(body: Body, limit: usize, time: Duration) -> Result<BytesMut, ApiError> {
-    match timeout(time, collect(body, limit)).await {
-        Ok(read) => read,
-        Err(_) => Err(ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
-            format!("the body did not arrive within {} s", time.as_secs()),
-        )),
+impl Bodies {
+    /// `limit` is of one body, `together` of all.
+    pub(crate) fn new(limit: usize, together: usize, time: Duration) -> Self {
+        let room = together.max(limit).min(Semaphore::MAX_PERMITS);
+        Self { limit, time, room: Arc::new(Semaphore::new(room)) }
+    }
+
+    pub(crate) async fn read(&self, mut body: Body) -> Result<Received, ApiError> {
+        let deadline = Instant::now() + self.time;
+        let declared = body.size_hint().lower();
+        if declared > self.limit as u64 {
+            self.discard(body, deadline).await;
+            return Err(self.too_large());
+        }
+        // What is declared need not come.
+        let first = usize::try_from(declared).unwrap_or(0).min(FIRST_BYTES);
+        let mut read = Received { bytes: BytesMut::with_capacity(first), share: None };
+        loop {
+            let frame = timeout_at(deadline, next_frame(&mut body)).await.map_err(|_| self.too_slow())?;
+            let Some(frame) = frame else { return Ok(read) };
+            let frame = frame.map_err(|error| {
+                ApiError::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}"))
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if data.len() > self.limit - read.bytes.len() {
+                self.discard(body, deadline).await;
+                return Err(self.too_large());
+            }
+            timeout_at(deadline, self.make_room(&mut read, data.len())).await.map_err(|_| busy())?;
+            read.bytes.extend_from_slice(&data);
+        }
+    }
+
+    /// A share grows as the bytes come: who only declares a body takes nothing from others.
+    async fn make_room(&self, read: &mut Received, more: usize) {
+        let needed = read.bytes.len() + more;
+        if needed <= SMALL_BYTES {
+            return;
+        }
+        let held = read.share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = u32::try_from(needed - held).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let more = Arc::clone(&self.room).acquire_many_owned(missing).await.ok();
+        match (&mut read.share, more) {
+            (Some(share), Some(more)) => share.merge(more),
+            (share, more) => *share = more,
+        }
+    }
+
+    /// Reads on, as much again as would have been taken: a client that is still writing would not see why it is refused.
+    async fn discard(&self, mut body: Body, deadline: Instant) {
+        let mut seen = 0;
+        while let Ok(Some(Ok(frame))) = timeout_at(deadline, next_frame(&mut body)).await {
+            seen += frame.data_ref().map_or(0, |data| data.len());
+            if seen > self.limit.saturating_mul(2) {
+                return;
+            }
+        }
+    }
+
+    fn too_large(&self) -> ApiError {
+        let message = format!("the body has more than {} bytes, which is the most that is taken", self.limit);
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
+    fn too_slow(&self) -> ApiError {
+        let message = format!("the body did not arrive within {} s", self.time.as_secs());
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+    }
+}
+
+impl Received {
+    pub(crate) fn is_small(&self) -> bool {
+        self.share.is_none()
+    }
+}
+
+impl Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -40,40 +135,30 @@ pub(crate) fn expect_type(headers: &HeaderMap, expected: &str) -> Result<(), Api
     ))
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<BytesMut, ApiError> {
-    let declared = body.size_hint().lower();
-    if declared > limit as u64 {
-        discard(body, limit).await;
-        return Err(too_large(limit));
-    }
-    // What is declared need not come.
-    let mut read = BytesMut::with_capacity(usize::try_from(declared).unwrap_or(0).min(FIRST_BYTES));
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| {
-            ApiError::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}"))
-        })?;
-        let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit - read.len() {
-            discard(body, limit).await;
-            return Err(too_large(limit));
-        }
-        read.extend_from_slice(&data);
-    }
-    Ok(read)
+/// For a large request that found no room, or nobody free to read it.
+pub(crate) fn busy() -> ApiError {
+    let message = "the server is busy with other large requests: try again";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "server_overloaded", message).retry_after(sluice_core::SECOND)
 }
 
-/// Reads on, as much again as would have been taken: a client that is still writing would not see why it is refused.
-async fn discard(mut body: Body, limit: usize) {
-    let mut seen = 0;
-    while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        seen += frame.data_ref().map_or(0, |data| data.len());
-        if seen > limit.saturating_mul(2) {
-            return;
-        }
-    }
+async fn next_frame(body: &mut Body) -> Option<Result<hyper::body::Frame<bytes::Bytes>, axum::Error>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
-fn too_large(limit: usize) -> ApiError {
-    let message = format!("the body has more than {limit} bytes, which is the most that is taken");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn large_bodies_share_the_room_and_small_ones_pass() {
+        let bodies = Bodies::new(10_000, 12_000, Duration::from_millis(50));
+        let read = async |bytes: usize| bodies.read(Body::from(vec![0; bytes])).await;
+        let first = read(9_000).await.unwrap();
+        assert_eq!((first.len(), first.is_small(), bodies.room.available_permits()), (9_000, false, 3_000));
+        assert_eq!(read(5_000).await.map(|_| ()), Err(busy()));
+        assert!(read(SMALL_BYTES).await.unwrap().is_small());
+        drop(first);
+        assert_eq!(read(5_000).await.unwrap().len(), 5_000);
+        assert_eq!(bodies.room.available_permits(), 12_000);
+    }
 }

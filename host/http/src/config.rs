@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
+
+use crate::error::{ApiError, shown};
+
 #[derive(Clone, PartialEq, Debug)]
 pub struct EdgeConfig {
     pub model: ModelCard,
@@ -21,6 +25,19 @@ pub struct ModelCard {
     pub cache_salt: Vec<u8>,
     pub block_tokens: u32,
     pub created_unix: u64,
+}
+
+impl ModelCard {
+    /// A request that names no model means the one there is.
+    pub(crate) fn check_name(&self, name: Option<&str>) -> Result<(), ApiError> {
+        match name {
+            Some(name) if name != self.name => {
+                let message = format!("the model `{}` does not exist: this server has `{}`", shown(name), self.name);
+                Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).of("model"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a request gets that does not say.
@@ -44,9 +61,13 @@ pub struct EdgeLimits {
     pub connections: usize,
     /// Of a request's body.
     pub body_bytes: usize,
+    /// Of all large bodies that are being read and prepared, together.
+    pub bodies_bytes: usize,
+    /// Large requests that are read and tokenised at once.
+    pub preparations: usize,
     /// Of a component that is deployed.
     pub component_bytes: usize,
-    /// For the headers, and again for the body.
+    /// For the headers, again for the body, and again until a large request is prepared.
     pub read: Duration,
     /// Tokens that a slow reader may be behind.
     pub unread_tokens: usize,
@@ -58,6 +79,9 @@ impl Default for EdgeLimits {
         Self {
             connections: 4096,
             body_bytes: 8 * 1024 * 1024,
+            bodies_bytes: 64 * 1024 * 1024,
+            // The other half is for the steps and the streams.
+            preparations: std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
             component_bytes: 32 * 1024 * 1024,
             read: Duration::from_secs(30),
             unread_tokens: 1024,

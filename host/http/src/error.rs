@@ -18,6 +18,9 @@ pub(crate) struct ApiError {
     retry_after: Option<u64>,
 }
 
+/// Of what a client wrote, as much as an error repeats.
+const SHOWN_CHARACTERS: usize = 100;
+
 /// OpenAI's clients stop trying again above two minutes.
 const RETRY_SECONDS: std::ops::RangeInclusive<u64> = 1..=120;
 
@@ -75,6 +78,15 @@ impl ApiError {
     }
 }
 
+/// What a client wrote, short and in visible characters.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARACTERS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN_CHARACTERS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 impl From<&Rejection> for ApiError {
     fn from(rejection: &Rejection) -> Self {
         let error = if rejection.caller {
@@ -116,6 +128,13 @@ mod tests {
             r#"{"error":{"code":"invalid_value","message":"say \"more\"","param":"top_p","type":"invalid_request_error"}}"#
         );
         assert!(ApiError::stopping().json().contains(r#""param":null"#));
+    }
+
+    #[test]
+    fn what_a_client_wrote_is_shown_short_and_visible() {
+        assert_eq!(shown("/v1/näh"), "/v1/näh");
+        assert_eq!(shown("/\u{1b}[2J\u{202e}"), r"/\u{1b}[2J\u{202e}");
+        assert_eq!(shown(&"x".repeat(101)), "x".repeat(100) + "…");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The OpenAI edge and the admin edge: JSON and HTTP stop here.
 //!
-//! A request: `openai` routes it, `chat` and `completion` read it, `prepare` makes tokens of it, `edge` offers it,
-//! `answer` follows its tokens, `stream` and `whole` write them.
+//! A request: `openai` routes it, `body` takes it in, `prepare` makes tokens of what `chat` and `completion` read in it,
+//! `edge` offers it, `answer` follows its tokens, `stream` and `whole` write them.
 
 mod admin;
 mod answer;
 mod body;
+mod caller;
 mod channel;
 mod chat;
 mod completion;

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Body};
 use serde_json::{Value, json};
 use sluice_core::SECOND;
 
+use crate::caller::Caller;
 use crate::edge::Edge;
-use crate::error::ApiError;
-use crate::fields::Fields;
+use crate::error::{ApiError, shown};
 use crate::object::{Chunks, Endpoint};
-use crate::{body, chat, completion, stream, whole};
+use crate::{body, stream, whole};
 
 pub fn openai_router(edge: Arc<Edge>) -> Router {
     Router::new()
@@ -27,8 +27,8 @@ pub fn openai_router(edge: Arc<Edge>) -> Router {
         .route("/ready", get(ready))
         .route("/version", get(|| async { Json(json!({"version": env!("CARGO_PKG_VERSION")})) }))
         .route("/metrics", get(metrics))
-        .fallback(|| async { no_such_path() })
-        .method_not_allowed_fallback(|| async { wrong_method() })
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
         .with_state(edge)
 }
 
@@ -42,16 +42,14 @@ async fn completions(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Bo
 
 async fn generate(edge: Arc<Edge>, endpoint: Endpoint, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     body::expect_type(&headers, "application/json")?;
-    let limits = edge.config.limits;
-    let body = body::read(body, limits.body_bytes, limits.read).await?;
-    let fields = Fields::parse(&body)?;
-    check_model(&edge, fields.string("model")?)?;
-    let ask = match endpoint {
-        Endpoint::Chat => chat::read(fields, limits.messages)?,
-        Endpoint::Completion => completion::read(fields)?,
-    };
-    let (streaming, include_usage) = (ask.parameters.stream, ask.parameters.include_usage);
-    let (answer, header) = edge.offer(endpoint, ask, &headers, body.len()).await?;
+    let body = edge.bodies.read(body).await?;
+    if edge.is_draining() {
+        return Err(ApiError::stopping());
+    }
+    let caller = Caller::of(&headers);
+    let prepared = edge.prepare(endpoint, body, &caller).await?;
+    let (streaming, include_usage) = (prepared.parameters.stream, prepared.parameters.include_usage);
+    let (answer, header) = edge.offer(endpoint, caller.tenant, prepared).await?;
     if streaming {
         return Ok(stream::response(answer, Chunks::new(header, include_usage)));
     }
@@ -63,7 +61,7 @@ async fn models(State(edge): State<Arc<Edge>>) -> Json<Value> {
 }
 
 async fn model(State(edge): State<Arc<Edge>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    check_model(&edge, Some(&id))?;
+    edge.config.model.check_name(Some(&id))?;
     Ok(Json(card(&edge)))
 }
 
@@ -83,18 +81,6 @@ async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, ApiError> {
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
-/// A request that names no model means the one there is.
-fn check_model(edge: &Edge, name: Option<&str>) -> Result<(), ApiError> {
-    let served = &edge.config.model.name;
-    match name {
-        Some(name) if name != served => {
-            let message = format!("the model `{name}` does not exist: this server has `{served}`");
-            Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).of("model"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn card(edge: &Edge) -> Value {
     let model = &edge.config.model;
     json!({
@@ -106,10 +92,12 @@ fn card(edge: &Edge) -> Value {
     })
 }
 
-pub(crate) fn no_such_path() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "path_not_found", "there is nothing at this path")
+pub(crate) async fn no_such_path(uri: Uri) -> ApiError {
+    let message = format!("there is nothing at `{}`", shown(uri.path()));
+    ApiError::new(StatusCode::NOT_FOUND, "path_not_found", message)
 }
 
-pub(crate) fn wrong_method() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
+pub(crate) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let message = format!("`{}` does not take the method {}", shown(uri.path()), shown(method.as_str()));
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }

@@ -1,7 +1,9 @@
 //! The parameters that chat and plain completions share, with OpenAI's and vLLM's names and ranges.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
-use sluice_core::Digest;
+use sluice_core::{Digest, MILLISECOND, Nanos};
 
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
@@ -19,8 +21,13 @@ pub(crate) struct Parameters {
     pub(crate) stop: Vec<String>,
     pub(crate) stop_token_ids: Vec<u32>,
     pub(crate) ignore_eos: bool,
-    /// Higher is more urgent, as everywhere inside; vLLM counts the other way.
+    /// Higher is more urgent, as everywhere inside; in a body it is vLLM's `priority`, where lower is.
     pub(crate) priority: i32,
+    /// `ttft_target_ms` and `tpot_target_ms`: how soon the first token and each further one should come, for policies.
+    pub(crate) ttft_target: Option<Nanos>,
+    pub(crate) tpot_target: Option<Nanos>,
+    /// `deadline_ms`: how long after its arrival the answer is still of use, for policies.
+    pub(crate) time_limit: Option<Nanos>,
     pub(crate) session: Option<u64>,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
@@ -28,6 +35,10 @@ pub(crate) struct Parameters {
     pub(crate) truncate: Option<u32>,
 }
 
+/// Anybody may send one, so it only orders requests of much the same standing; policies may change it.
+const PRIORITIES: RangeInclusive<i64> = -100..=100;
+/// A day.
+const LONGEST_MS: i64 = 24 * 60 * 60 * 1000;
 const STOP_STRINGS: usize = 4;
 const STOP_BYTES: usize = 1024;
 const STOP_TOKENS: usize = 64;
@@ -50,12 +61,13 @@ impl Parameters {
             stop_token_ids: stop_token_ids(fields)?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             priority: priority(fields)?,
+            ttft_target: milliseconds(fields, "ttft_target_ms")?,
+            tpot_target: milliseconds(fields, "tpot_target_ms")?,
+            time_limit: milliseconds(fields, "deadline_ms")?,
             session: session(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
-            truncate: fields
-                .integer("truncate_prompt_tokens", -1..=i64::from(u32::MAX))?
-                .map(|value| u32::try_from(value).unwrap_or(u32::MAX)),
+            truncate: truncate(fields)?,
         })
     }
 }
@@ -139,9 +151,22 @@ fn stop_token_ids(fields: &Fields) -> Result<Vec<u32>, ApiError> {
 }
 
 fn priority(fields: &Fields) -> Result<i32, ApiError> {
-    // The smallest i32 has no opposite.
-    let priority = fields.integer("priority", -i64::from(i32::MAX)..=i64::from(i32::MAX))?.unwrap_or(0);
+    let priority = fields.integer("priority", PRIORITIES)?.unwrap_or(0);
     Ok(i32::try_from(-priority).unwrap_or(0))
+}
+
+fn milliseconds(fields: &Fields, name: &str) -> Result<Option<Nanos>, ApiError> {
+    let value = fields.integer(name, 1..=LONGEST_MS)?;
+    Ok(value.map(|value| value.unsigned_abs() * MILLISECOND))
+}
+
+/// -1 is as many as the model takes. A prompt of no tokens could never be answered.
+fn truncate(fields: &Fields) -> Result<Option<u32>, ApiError> {
+    const NAME: &str = "truncate_prompt_tokens";
+    match fields.integer(NAME, -1..=i64::from(u32::MAX))? {
+        Some(0) => Err(ApiError::invalid(NAME, format!("`{NAME}` must be -1 or at least 1, not 0"))),
+        value => Ok(value.map(|value| u32::try_from(value).unwrap_or(u32::MAX))),
+    }
 }
 
 /// Requests with the same `prompt_cache_key` belong to one session.
@@ -193,7 +218,7 @@ mod tests {
             r#"{"temperature": 0, "top_p": 0, "top_k": -1, "min_p": 0.1, "seed": -1, "max_tokens": 7,
                 "max_completion_tokens": 9, "min_tokens": 2, "stop": "x", "stop_token_ids": [5], "ignore_eos": true,
                 "priority": 3, "stream": true, "stream_options": {"include_usage": true},
-                "truncate_prompt_tokens": -1}"#,
+                "truncate_prompt_tokens": -1, "ttft_target_ms": 200, "tpot_target_ms": 50, "deadline_ms": 86400000}"#,
         );
         let expected = Parameters {
             temperature: Some(0.0),
@@ -207,6 +232,9 @@ mod tests {
             stop_token_ids: vec![5],
             ignore_eos: true,
             priority: -3,
+            ttft_target: Some(200 * MILLISECOND),
+            tpot_target: Some(50 * MILLISECOND),
+            time_limit: Some(86_400_000 * MILLISECOND),
             session: None,
             stream: true,
             include_usage: true,
@@ -231,7 +259,13 @@ mod tests {
             (r#"{"stop_token_ids": [-1]}"#, "stop_token_ids", "invalid_value"),
             (r#"{"stream": 1}"#, "stream", "invalid_value"),
             (r#"{"stream_options": {}}"#, "stream_options", "invalid_value"),
-            (r#"{"priority": -2147483648}"#, "priority", "invalid_value"),
+            (r#"{"priority": -101}"#, "priority", "invalid_value"),
+            (r#"{"priority": 101}"#, "priority", "invalid_value"),
+            (r#"{"truncate_prompt_tokens": 0}"#, "truncate_prompt_tokens", "invalid_value"),
+            (r#"{"truncate_prompt_tokens": -2}"#, "truncate_prompt_tokens", "invalid_value"),
+            (r#"{"ttft_target_ms": 0}"#, "ttft_target_ms", "invalid_value"),
+            (r#"{"tpot_target_ms": 1.5}"#, "tpot_target_ms", "invalid_value"),
+            (r#"{"deadline_ms": 86400001}"#, "deadline_ms", "invalid_value"),
             (r#"{"n": 2}"#, "n", "unsupported_parameter"),
             (r#"{"presence_penalty": 0.5}"#, "presence_penalty", "unsupported_parameter"),
             (r#"{"logprobs": true}"#, "logprobs", "unsupported_parameter"),

@@ -7,8 +7,11 @@ use sluice_core::{HashChain, SamplingParams};
 
 use crate::config::EdgeConfig;
 use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::object::Endpoint;
 use crate::parameters::Parameters;
-use crate::text::{Message, ModelText};
+use crate::text::{Message, ModelText, TextError};
+use crate::{chat, completion};
 
 /// A request as it was read, before anything was made of it.
 #[derive(Clone, PartialEq, Debug)]
@@ -35,11 +38,22 @@ pub(crate) struct Prepared {
     pub(crate) parameters: Parameters,
 }
 
-/// `salt` is the caller's own: nobody learns from timing what others have asked.
-pub(crate) fn prepare(text: &dyn ModelText, config: &EdgeConfig, ask: Ask, salt: &[u8]) -> Result<Prepared, ApiError> {
-    let Ask { prompt, parameters } = ask;
-    let mut tokens = tokenise(text, prompt)?;
+/// All that a body's length makes slow: its JSON, its rendering, its tokens and their hashes.
+pub(crate) fn prepare(
+    text: &dyn ModelText,
+    config: &EdgeConfig,
+    endpoint: Endpoint,
+    body: &[u8],
+    salt: &[u8],
+) -> Result<Prepared, ApiError> {
+    let fields = Fields::parse(body)?;
+    config.model.check_name(fields.string("model")?)?;
+    let Ask { prompt, parameters } = match endpoint {
+        Endpoint::Chat => chat::read(fields, config.limits.messages)?,
+        Endpoint::Completion => completion::read(fields)?,
+    };
     let model_len = config.model.max_model_len;
+    let mut tokens = tokenise(text, prompt, model_len)?;
     if let Some(keep) = parameters.truncate {
         // At least one token is to follow.
         let keep = keep.min(model_len.saturating_sub(parameters.max_new_tokens.unwrap_or(1)).max(1));
@@ -50,6 +64,7 @@ pub(crate) fn prepare(text: &dyn ModelText, config: &EdgeConfig, ask: Ask, salt:
         let message = format!("`min_tokens` is more than the {max_new_tokens} tokens that may be made");
         return Err(ApiError::invalid("min_tokens", message));
     }
+    // The caller's own: nobody learns from timing what others have asked.
     let salt = [config.model.cache_salt.as_slice(), salt].concat();
     let hashes = HashChain::new(&salt, &tokens, config.model.block_tokens);
     let own = if parameters.ignore_eos { Arc::default() } else { text.stop_tokens() };
@@ -64,12 +79,16 @@ pub(crate) fn prepare(text: &dyn ModelText, config: &EdgeConfig, ask: Ask, salt:
     })
 }
 
-fn tokenise(text: &dyn ModelText, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
+fn tokenise(text: &dyn ModelText, prompt: Prompt, most: u32) -> Result<Vec<u32>, ApiError> {
     let (tokens, param) = match prompt {
-        Prompt::Chat(messages) => (text.chat(&messages)?, "messages"),
-        Prompt::Text(prompt) => (text.encode(&prompt)?, "prompt"),
-        Prompt::Tokens(tokens) => (tokens, "prompt"),
+        Prompt::Chat(messages) => (text.chat(&messages, most), "messages"),
+        Prompt::Text(prompt) => (text.encode(&prompt, most), "prompt"),
+        Prompt::Tokens(tokens) => (Ok(tokens), "prompt"),
     };
+    let tokens = tokens.map_err(|error| match error {
+        TextError::TooLong => too_long(most, &format!("has more than {most} tokens"), "shorten the prompt"),
+        TextError::Refused(_) => error.into(),
+    })?;
     if tokens.is_empty() {
         return Err(ApiError::invalid(param, "the prompt is empty"));
     }
@@ -89,11 +108,14 @@ fn room(prompt: usize, parameters: &Parameters, config: &EdgeConfig) -> Result<u
     if wanted <= room {
         return Ok(wanted);
     }
-    let message = format!(
-        "this model's maximum context length is {length} tokens, but the prompt has {prompt} and {wanted} more are to \
-         be made: shorten the prompt, lower the limit of new tokens or set `truncate_prompt_tokens`"
-    );
-    Err(ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message))
+    let found = format!("has {prompt} and {wanted} more are to be made");
+    let remedy = "shorten the prompt, lower the limit of new tokens or set `truncate_prompt_tokens`";
+    Err(too_long(length, &found, remedy))
+}
+
+fn too_long(length: u32, found: &str, remedy: &str) -> ApiError {
+    let message = format!("this model's maximum context length is {length} tokens, but the prompt {found}: {remedy}");
+    ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
 }
 
 fn sampling(parameters: &Parameters, config: &EdgeConfig) -> SamplingParams {

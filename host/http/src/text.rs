@@ -9,18 +9,24 @@ pub struct Message {
     pub content: String,
 }
 
-/// A prompt that cannot be rendered or tokenised; shown to the client.
+/// Why a prompt is not rendered or tokenised; shown to the client.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TextError(pub String);
+pub enum TextError {
+    /// Its length alone shows that it has more tokens than there may be.
+    #[error("the prompt has more tokens than the model takes")]
+    TooLong,
+    #[error("{0}")]
+    Refused(String),
+}
 
-/// Shared by all requests; called on async threads for short prompts and on blocking ones for long ones.
+/// Shared by all requests; called on async threads for short prompts and on blocking ones for long ones. Tokenising is
+/// slow: where a text's length shows that it cannot be `most` tokens or fewer, it is refused before.
 pub trait ModelText: Send + Sync {
     /// The tokens of a chat, up to where the assistant begins to speak.
-    fn chat(&self, messages: &[Message]) -> Result<Vec<u32>, TextError>;
+    fn chat(&self, messages: &[Message], most: u32) -> Result<Vec<u32>, TextError>;
 
     /// The tokens of a plain text.
-    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError>;
+    fn encode(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError>;
 
     /// One per answer.
     fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError>;

@@ -16,6 +16,8 @@ pub enum TokenizerError {
     Misfit { highest: u32, model: u32 },
     #[error("the text has {bytes} bytes, the limit is {limit}: shorten it")]
     TextTooLong { bytes: usize, limit: usize },
+    #[error("the text has more than {most} tokens: shorten it")]
+    TooManyTokens { most: u32 },
     #[error("the text cannot be tokenised: {reason}")]
     Encode { reason: String },
 }

@@ -5,6 +5,7 @@
 //! like a special token; whatever reads like one afterwards is the template's. Then the marks are taken out again.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 
 use crate::special::{Special, Specials};
 
@@ -59,6 +60,16 @@ impl<'s> Guard<'s> {
             }
         }
         part(Part::Plain(&self.without_marks(&rendered[done..])))
+    }
+
+    /// How much of a rendered text is text, without special tokens and marks.
+    pub(crate) fn plain_bytes(&self, rendered: &str) -> usize {
+        let mut bytes = 0;
+        let Ok(()) = self.split(rendered, |part| -> Result<(), Infallible> {
+            bytes += if let Part::Plain(text) = part { text.len() } else { 0 };
+            Ok(())
+        });
+        bytes
     }
 
     fn without_marks<'t>(&self, text: &'t str) -> Cow<'t, str> {

@@ -34,6 +34,18 @@ impl Pieces {
             _ => &[],
         }
     }
+
+    /// Of all tokens' bytes, the most; `None` if some bytes have no token, so that a text may lose them on its way.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        let tokens = || self.bounds.windows(2).map(|bounds| &self.bytes[bounds[0] as usize..bounds[1] as usize]);
+        let mut alone = [false; 256];
+        for token in tokens() {
+            if let [byte] = token {
+                alone[usize::from(*byte)] = true;
+            }
+        }
+        alone.iter().all(|&has_token| has_token).then(|| tokens().map(<[u8]>::len).max()).flatten()
+    }
 }
 
 /// GPT-2's way to write any byte as a visible character: printable Latin-1 stands for itself, the 68 others for the

@@ -34,8 +34,13 @@ impl Text {
     }
 
     /// The tokens of a chat, up to where the assistant begins to speak. Nothing that the messages say becomes a
-    /// special token.
-    pub fn prompt_for_chat(&self, messages: &[ChatMessage], now: UnixSeconds) -> Result<Vec<u32>, TextError> {
+    /// special token. A chat that cannot be `most` tokens or fewer is refused before it is tokenised.
+    pub fn prompt_for_chat(
+        &self,
+        messages: &[ChatMessage],
+        most: u32,
+        now: UnixSeconds,
+    ) -> Result<Vec<u32>, TextError> {
         let written = messages.iter().flat_map(|message| [message.role.as_str(), message.content.as_str()]);
         let guard = self.tokenizer.guard(written.chain([self.template.source()]));
         let guarded = messages.iter().map(|message| ChatMessage {
@@ -43,11 +48,13 @@ impl Text {
             content: guard.guard(&message.content).into_owned(),
         });
         let rendered = self.template.render(&guarded.collect::<Vec<_>>(), now)?;
+        self.tokenizer.check_length(guard.plain_bytes(&rendered), most)?;
         Ok(self.tokenizer.encode_guarded(&rendered, &guard)?)
     }
 
-    /// The tokens of a plain text that is to be continued.
-    pub fn prompt_for_completion(&self, text: &str) -> Result<Vec<u32>, TextError> {
+    /// The tokens of a plain text that is to be continued, refused like a chat if it is too long.
+    pub fn prompt_for_completion(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {
+        self.tokenizer.check_length(text.len(), most)?;
         Ok(self.tokenizer.encode_from_start(text)?)
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use tokenizers::DecoderWrapper;
+use tokenizers::{DecoderWrapper, NormalizerWrapper};
 
 use crate::error::TokenizerError;
 use crate::guarded::{Guard, Part};
@@ -13,6 +13,9 @@ use crate::special::{Special, Specials};
 pub const MAX_TOKENIZER_BYTES: usize = 64 * 1024 * 1024;
 /// Of one text that is tokenised.
 pub const MAX_TEXT_BYTES: usize = 8 * 1024 * 1024;
+/// Unicode's composition (NFC) makes of no text less than a quarter: at worst U+1FBE with two marks, 7 bytes, becomes
+/// the 2 of U+0390.
+const COMPOSED: usize = 4;
 
 /// A `tokenizer.json`.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct Tokenizer {
     /// Where a token's text does not depend on its neighbours, as in all of Qwen's.
     pieces: Option<Arc<Pieces>>,
     vocabulary: u32,
+    /// The most bytes of a text that one token can stand for, where that is known.
+    longest: Option<usize>,
 }
 
 impl Tokenizer {
@@ -43,7 +48,8 @@ impl Tokenizer {
             Some(DecoderWrapper::ByteLevel(_)) => Some(Arc::new(pieces(&inner, vocabulary))),
             _ => None,
         };
-        Ok(Self { inner, specials, pieces, vocabulary })
+        let longest = pieces.as_deref().and_then(|pieces| longest(&inner, pieces));
+        Ok(Self { inner, specials, pieces, vocabulary, longest })
     }
 
     /// Every token is below it.
@@ -57,6 +63,17 @@ impl Tokenizer {
             return Ok(());
         }
         Err(TokenizerError::Misfit { highest: self.vocabulary - 1, model: rows })
+    }
+
+    /// Refuses a text of so many bytes if its length alone shows that it has more than `most` tokens. Tokenising takes
+    /// a second per megabyte, this nothing.
+    pub fn check_length(&self, bytes: usize, most: u32) -> Result<(), TokenizerError> {
+        match self.longest {
+            Some(longest) if bytes > longest.saturating_mul(most as usize) => {
+                Err(TokenizerError::TooManyTokens { most })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub fn special_token(&self, content: &str) -> Option<u32> {
@@ -139,8 +156,19 @@ fn pieces(inner: &tokenizers::Tokenizer, vocabulary: u32) -> Pieces {
     Pieces::new((0..vocabulary).map(|id| inner.id_to_token(id).filter(|_| !special(id))))
 }
 
+/// Other normalisers than these may make any text short.
+fn longest(inner: &tokenizers::Tokenizer, pieces: &Pieces) -> Option<usize> {
+    let shrinks = match inner.get_normalizer() {
+        None => 1,
+        Some(NormalizerWrapper::NFC(_)) => COMPOSED,
+        Some(_) => return None,
+    };
+    pieces.longest().map(|longest| longest * shrinks)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -187,6 +215,35 @@ pub(crate) mod tests {
                 "vocab": vocab, "merges": [["▁", "a"], ["b", "c"]]},
         });
         Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
+    }
+
+    /// The embedded tokenizer with Qwen's normaliser.
+    fn composing() -> Arc<Tokenizer> {
+        let json = include_bytes!("../../model/embedded/tokenizer.json");
+        let mut tokenizer: Value = serde_json::from_slice(json).unwrap();
+        tokenizer["normalizer"] = json!({"type": "NFC"});
+        Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_length_is_refused_only_where_it_is_known_what_a_token_may_be() {
+        let refused = |tokenizer: &Tokenizer, bytes| tokenizer.check_length(bytes, 10).is_err();
+        let longest = embedded().longest.unwrap();
+        assert!(!refused(&embedded(), 10 * longest) && refused(&embedded(), 10 * longest + 1));
+        assert!(!refused(&composing(), 40 * longest) && refused(&composing(), 40 * longest + 1));
+        assert!(!refused(&embedded_general(), usize::MAX) && !refused(&byte_fallback(), usize::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_that_fits_is_never_refused_by_its_length(
+            text in "(\\PC{0,20}|[ \n]{0,60}|(\u{1fbe}\u{308}\u{301}){0,20}|( policy| request| the){0,20}){0,4}",
+        ) {
+            for tokenizer in [embedded(), composing()] {
+                let tokens = tokenizer.encode(&text).unwrap().len() as u32;
+                prop_assert_eq!(tokenizer.check_length(text.len(), tokens), Ok(()));
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Answers, streamed and whole, and clients that leave.
 
-use sluice_core::{FinishReason, TenantId};
+use sluice_core::{FinishReason, MILLISECOND, TenantId};
 use tokio::io::AsyncReadExt;
 
 use super::client::{chat, connect, post, rest};
@@ -57,11 +57,15 @@ async fn a_chat_and_a_plain_completion_as_one_object() {
     assert_eq!(reply["choices"][0]["finish_reason"], "stop");
     assert_eq!(reply["usage"]["total_tokens"], 5);
 
-    let plain = r#"{"prompt":[104,105],"ignore_eos":true,"stop_token_ids":[3],"prompt_cache_key":"s"}"#;
+    let plain = r#"{"prompt":[104,105],"ignore_eos":true,"stop_token_ids":[3],"prompt_cache_key":"s","priority":-5,
+        "ttft_target_ms":2,"tpot_target_ms":1,"deadline_ms":30}"#;
     let client = connect(server.address, &post("/v1/completions", "application/json; charset=utf-8", plain)).await;
     let request = server.offered().await;
     assert_eq!((&request.prompt[..], &request.stop_tokens[..]), (&[104, 105][..], &[3][..]));
     assert!(request.session.is_some());
+    let targets = (request.priority, request.ttft_target, request.tpot_target, request.deadline);
+    // The test's clock stands at 0.
+    assert_eq!(targets, (5, Some(2 * MILLISECOND), Some(MILLISECOND), Some(30 * MILLISECOND)));
     say(&request, "!").unwrap();
     end(&request, FinishReason::Stop, None);
     let reply = rest(client).await.json();

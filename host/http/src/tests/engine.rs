@@ -27,14 +27,17 @@ struct CharacterDecoder {
 }
 
 impl ModelText for Characters {
-    fn chat(&self, messages: &[Message]) -> Result<Vec<u32>, TextError> {
+    fn chat(&self, messages: &[Message], most: u32) -> Result<Vec<u32>, TextError> {
         if messages[0].role == "assistant" {
-            return Err(TextError("a chat begins with the user".to_owned()));
+            return Err(TextError::Refused("a chat begins with the user".to_owned()));
         }
-        self.encode(&messages.iter().map(|message| message.content.as_str()).collect::<String>())
+        self.encode(&messages.iter().map(|message| message.content.as_str()).collect::<String>(), most)
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+    fn encode(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {
+        if text.len() > 4 * most as usize {
+            return Err(TextError::TooLong);
+        }
         Ok(text.chars().map(u32::from).collect())
     }
 

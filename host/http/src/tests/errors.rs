@@ -33,6 +33,9 @@ async fn the_table_of_errors() {
         (chat(&with(r#""max_tokens":99"#)), 400, "context_length_exceeded"),
         (chat(&with(r#""max_tokens":1,"min_tokens":2"#)), 400, "invalid_value"),
         (chat(&long), 400, "context_length_exceeded"),
+        (chat(&user(&"x".repeat(5_000))), 400, "context_length_exceeded"),
+        (chat(&with(r#""truncate_prompt_tokens":0"#)), 400, "invalid_value"),
+        (chat(&with(&format!(r#""model":"{}""#, "x".repeat(5_000)))), 404, "model_not_found"),
         (chat(&user("")), 400, "invalid_value"),
         (chat(r#"{"messages":[{"role":"assistant","content":"hi"}]}"#), 400, "invalid_prompt"),
         (post("/v1/completions", JSON, r#"{"prompt":[2000000]}"#), 400, "invalid_value"),
@@ -43,6 +46,36 @@ async fn the_table_of_errors() {
         let start: String = request.chars().take(300).collect();
         assert_eq!((reply.status, reply.code().as_str()), (status, code), "{start}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_shows_what_was_asked_for_shortly() {
+    let server = Server::start().await;
+    let message = async |request: String| send(server.address, &request).await.json()["error"]["message"].to_string();
+    assert_eq!(message(get("/v1/no-such-path")).await, r#""there is nothing at `/v1/no-such-path`""#);
+    assert!(message(get(&format!("/{}", "x".repeat(5_000)))).await.len() < 150);
+    let long = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(401));
+    assert!(message(chat(&long)).await.contains("has more than 100 tokens"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_request_that_nobody_is_free_to_read_is_told_to_come_back() {
+    let mut server = Server::start().await;
+    let body = |bytes: usize| {
+        let user = "x".repeat(bytes);
+        format!(r#"{{"messages":[{{"role":"user","content":"hi"}}],"user":"{user}"}}"#)
+    };
+    let edge = std::sync::Arc::clone(&server.edge);
+    let all = edge.preparations.available_permits();
+    let taken = edge.preparations.acquire_many(all as u32).await.unwrap();
+    let reply = send(server.address, &chat(&body(5_000))).await;
+    assert_eq!((reply.status, reply.code().as_str()), (503, "server_overloaded"));
+    assert!(reply.header("retry-after").is_some());
+    let _small = connect(server.address, &chat(&body(10))).await;
+    assert_eq!(server.offered().await.prompt.len(), 2);
+    drop(taken);
+    let _large = connect(server.address, &chat(&body(5_000))).await;
+    assert_eq!(server.offered().await.prompt.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
