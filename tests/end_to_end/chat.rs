@@ -82,6 +82,12 @@ async fn errors_have_openais_shape_and_name_the_culprit() {
         "temperature",
     )
     .await;
+    check(&server, chat_path, chat(&"x".repeat(8_000_000), 5), bad, "more than 256 tokens").await;
+    for (parameter, value) in [("truncate_prompt_tokens", 0), ("priority", -101), ("priority", 101), ("n", 2)] {
+        let mut body = chat("hello", 5);
+        body[parameter] = json!(value);
+        check(&server, chat_path, body, bad, parameter).await;
+    }
     check(&server, "/v1/completions", json!({"model": "sluice", "prompt": [999_999]}), bad, "prompt").await;
     check(&server, "/v1/no-such-path", json!({}), StatusCode::NOT_FOUND, "no-such-path").await;
     let raw = server.http.post(format!("{}{chat_path}", server.url)).header("content-type", "application/json");

@@ -89,6 +89,9 @@ async fn two_thousand_swaps_under_load() {
         quantile(1.0),
         last >> 20,
     );
+    // What is promised is 5 ms, and what is measured a tenth of that. Machines that run tests may be busy with other
+    // things, so only what no busy machine explains fails: a swap that holds up a step for as long as it compiles.
+    assert!(quantile(0.99) < 50_000.0, "the pause at p99 is {:.0} µs", quantile(0.99));
 }
 
 fn pause(seat: &Value) -> u64 {
