@@ -2,10 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use sluice_core::view::BatchingView;
 use sluice_core::{BatchingPolicy, Clock, Executor, ExecutorError, Instantiate, Nanos, Observer, ReplicaId};
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_engine::link::{ReplicaInlet, ReplicaPort, ToReplica, link};
@@ -13,7 +14,7 @@ use sluice_engine::order::{OrderSender, Prepared, Seats, Stopped};
 use sluice_engine::pool::{Pool, PoolConfig, PoolOrder};
 use sluice_engine::replica::{Replica, ReplicaConfig};
 
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Closed, Mailbox};
 
 /// Makes a replica's executor, on the replica's own thread.
 pub type MakeExecutor = Arc<dyn Fn(ReplicaId) -> Result<Box<dyn Executor>, ExecutorError> + Send + Sync>;
@@ -36,10 +37,17 @@ pub struct Engine {
     handle: PoolHandle,
     seats: Seats,
     stop: Arc<AtomicBool>,
+    readiness: Readiness,
     pool_mail: Arc<Mailbox<PoolMail>>,
     bells: Vec<Arc<Mailbox<()>>>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// Whether requests are taken: cheap enough for everybody who asks.
+pub type Readiness = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// The pool's end of a replica's link, which a restart replaces.
+type CurrentPort = Arc<Mutex<ReplicaPort>>;
 
 enum PoolMail {
     Command(PoolCommand),
@@ -70,7 +78,7 @@ impl Engine {
         let stop = Arc::new(AtomicBool::new(false));
         let pool_mail = Arc::new(Mailbox::default());
         let mut threads = Vec::new();
-        let (mut ports, mut bells, mut batching) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ports, mut bells, mut currents) = (Vec::new(), Vec::new(), Vec::new());
         for config in &parts.replicas {
             let runner = Runner {
                 config: *config,
@@ -86,7 +94,7 @@ impl Engine {
             let current = Arc::new(Mutex::new(port.clone()));
             ports.push(port);
             bells.push(Arc::clone(&runner.bell));
-            batching.push(batching_orders(Arc::clone(&current)));
+            currents.push(Arc::clone(&current));
             let name = format!("replica-{}", config.id.0);
             threads.push(thread::Builder::new().name(name).spawn(move || runner.run(inlet, &current))?);
         }
@@ -94,8 +102,9 @@ impl Engine {
         let dispatcher =
             Dispatcher { pool, mail: Arc::clone(&pool_mail), clock: Arc::clone(clock), stop: Arc::clone(&stop) };
         threads.push(thread::Builder::new().name("dispatcher".into()).spawn(move || dispatcher.run())?);
-        let (handle, seats) = (pool_handle(&pool_mail, &stop, clock), pool_seats(&pool_mail, &stop, batching));
-        Ok(Self { handle, seats, stop, pool_mail, bells, threads })
+        let (handle, seats) = (pool_handle(&pool_mail, clock), all_seats(&pool_mail, &currents));
+        let readiness = readiness(&pool_mail, currents);
+        Ok(Self { handle, seats, readiness, stop, pool_mail, bells, threads })
     }
 
     pub fn handle(&self) -> PoolHandle {
@@ -104,6 +113,11 @@ impl Engine {
 
     pub fn seats(&self) -> Seats {
         self.seats.clone()
+    }
+
+    /// The dispatcher is there, and a replica that was not lost. No thread that steps is asked.
+    pub fn readiness(&self) -> Readiness {
+        Arc::clone(&self.readiness)
     }
 }
 
@@ -156,6 +170,17 @@ impl Dispatcher {
     }
 }
 
+/// However the dispatcher ends, nobody waits for it: what it held and what it was sent are dropped, which ends the
+/// requests among them, and nothing more is taken.
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.mail.close();
+        if thread::panicking() {
+            tracing::error!("the dispatcher panicked: no request is served until the server is restarted");
+        }
+    }
+}
+
 /// One replica's thread, over all its lives.
 struct Runner {
     config: ReplicaConfig,
@@ -174,8 +199,7 @@ impl Runner {
         link(self.config.first_report(), Arc::new(move || bell.wake()), Arc::new(move || pool.wake()))
     }
 
-    fn run(self, inlet: ReplicaInlet, current: &Mutex<ReplicaPort>) {
-        let mut inlet = inlet;
+    fn run(self, mut inlet: ReplicaInlet, current: &Mutex<ReplicaPort>) {
         let mut pause = RESTART_AFTER.0;
         loop {
             let begin = Instant::now();
@@ -190,14 +214,19 @@ impl Runner {
                 Ok(Err(error)) => tracing::error!(replica, %error, "replica lost; it restarts"),
                 Err(_) => tracing::error!(replica, "replica panicked; it restarts"),
             }
-            pause = if begin.elapsed() > RESTART_AFTER.1 { RESTART_AFTER.0 } else { (pause * 2).min(RESTART_AFTER.1) };
+            if begin.elapsed() > RESTART_AFTER.1 {
+                pause = RESTART_AFTER.0;
+            }
             self.bell.wait_unless(&self.stop, pause);
+            pause = (pause * 2).min(RESTART_AFTER.1);
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
             let (port, fresh) = self.link();
-            *current.lock().unwrap_or_else(PoisonError::into_inner) = port.clone();
-            self.pool_mail.put(PoolMail::Replace(self.config.id, port));
+            *hold(current) = port.clone();
+            if let Err(Closed) = self.pool_mail.put(PoolMail::Replace(self.config.id, port)) {
+                return;
+            }
             inlet = fresh;
         }
     }
@@ -236,32 +265,23 @@ impl Runner {
     }
 }
 
-fn pool_handle(mail: &Arc<Mailbox<PoolMail>>, stop: &Arc<AtomicBool>, clock: &Arc<dyn Clock>) -> PoolHandle {
-    let (mail, stop, clock) = (Arc::clone(mail), Arc::clone(stop), Arc::clone(clock));
-    PoolHandle::new(
-        Arc::new(move |command| put(&mail, &stop, PoolMail::Command(command))),
-        Arc::new(move || clock.now()),
-    )
+fn pool_handle(mail: &Arc<Mailbox<PoolMail>>, clock: &Arc<dyn Clock>) -> PoolHandle {
+    let (mail, clock) = (Arc::clone(mail), Arc::clone(clock));
+    PoolHandle::new(Arc::new(move |command| put(&mail, PoolMail::Command(command))), Arc::new(move || clock.now()))
 }
 
-fn pool_seats(
-    mail: &Arc<Mailbox<PoolMail>>,
-    stop: &Arc<AtomicBool>,
-    batching: Vec<OrderSender<dyn BatchingPolicy, sluice_core::view::BatchingView>>,
-) -> Seats {
-    let (first, second) = ((Arc::clone(mail), Arc::clone(stop)), (Arc::clone(mail), Arc::clone(stop)));
+fn all_seats(mail: &Arc<Mailbox<PoolMail>>, replicas: &[CurrentPort]) -> Seats {
+    let (first, second) = (Arc::clone(mail), Arc::clone(mail));
     Seats {
-        admission: Arc::new(move |order| put(&first.0, &first.1, PoolMail::Order(PoolOrder::Admission(order)))),
-        routing: Arc::new(move |order| put(&second.0, &second.1, PoolMail::Order(PoolOrder::Routing(order)))),
-        batching,
+        admission: Arc::new(move |order| put(&first, PoolMail::Order(PoolOrder::Admission(order)))),
+        routing: Arc::new(move |order| put(&second, PoolMail::Order(PoolOrder::Routing(order)))),
+        batching: replicas.iter().map(|current| batching_orders(Arc::clone(current))).collect(),
     }
 }
 
-fn batching_orders(
-    current: Arc<Mutex<ReplicaPort>>,
-) -> OrderSender<dyn BatchingPolicy, sluice_core::view::BatchingView> {
+fn batching_orders(current: CurrentPort) -> OrderSender<dyn BatchingPolicy, BatchingView> {
     Arc::new(move |order| {
-        let port = current.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = hold(&current);
         if port.is_lost() {
             return Err(Stopped);
         }
@@ -270,10 +290,20 @@ fn batching_orders(
     })
 }
 
-fn put(mail: &Mailbox<PoolMail>, stop: &AtomicBool, letter: PoolMail) -> Result<(), Stopped> {
-    if stop.load(Ordering::Acquire) {
-        return Err(Stopped);
-    }
-    mail.put(letter);
-    Ok(())
+fn readiness(mail: &Arc<Mailbox<PoolMail>>, replicas: Vec<CurrentPort>) -> Readiness {
+    let mail = Arc::clone(mail);
+    Arc::new(move || !mail.is_closed() && replicas.iter().any(|current| !hold(current).is_lost()))
 }
+
+fn put(mail: &Mailbox<PoolMail>, letter: PoolMail) -> Result<(), Stopped> {
+    mail.put(letter).map_err(|Closed| Stopped)
+}
+
+/// Nothing panics while it holds a port, so what a poisoned lock guards is whole.
+fn hold(port: &Mutex<ReplicaPort>) -> MutexGuard<'_, ReplicaPort> {
+    port.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

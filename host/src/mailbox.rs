@@ -12,18 +12,44 @@ pub(crate) struct Mailbox<T> {
 struct State<T> {
     letters: Vec<T>,
     woken: bool,
+    closed: bool,
 }
+
+/// Nobody reads this box any more; the letter was dropped.
+#[derive(Debug)]
+pub(crate) struct Closed;
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { letters: Vec::new(), woken: false }), changed: Condvar::new() }
+        Self { state: Mutex::new(State { letters: Vec::new(), woken: false, closed: false }), changed: Condvar::new() }
     }
 }
 
 impl<T> Mailbox<T> {
-    pub(crate) fn put(&self, letter: T) {
-        self.lock().letters.push(letter);
+    pub(crate) fn put(&self, letter: T) -> Result<(), Closed> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        state.letters.push(letter);
+        drop(state);
         self.changed.notify_one();
+        Ok(())
+    }
+
+    /// For good: what was not read is dropped, and so is what comes later.
+    pub(crate) fn close(&self) {
+        let unread = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.letters)
+        };
+        // Not under the lock: whoever waits for what a letter asks is told by its end.
+        drop(unread);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Ends the next wait, or the one that is going on.

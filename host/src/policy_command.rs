@@ -156,7 +156,6 @@ fn deployed(done: Deployment) -> Result<String> {
             }
             Outcome::Pending => "commits when its step is over".to_owned(),
             Outcome::Stopped => "is lost, and takes it when it comes back".to_owned(),
-            Outcome::NoPrevious => "had nothing to go back to".to_owned(),
         };
         let _ = writeln!(text, "  {seat}: {outcome}");
     }

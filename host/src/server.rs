@@ -83,7 +83,7 @@ impl Server {
 
         let limits = config.server.edge;
         let (address, admin_address) = (on.api.local_addr()?, on.admin.local_addr()?);
-        let edge = edge(limits, &config.engine, model, &engine, &metrics, &control);
+        let edge = edge(limits, &config.engine, model, &engine, &metrics);
         let (phase, phases) = watch::channel(Phase::Serving);
         let mut listeners = JoinSet::new();
         let api = openai_router(Arc::clone(&edge));
@@ -181,7 +181,6 @@ fn edge(
     model: ServedModel,
     engine: &Engine,
     metrics: &Arc<Metrics>,
-    control: &Arc<Control>,
 ) -> Arc<Edge> {
     let started = unix_milliseconds();
     let config = EdgeConfig {
@@ -196,13 +195,12 @@ fn edge(
         limits,
         seed: started,
     };
-    let control = Arc::clone(control);
     let parts = EdgeParts {
         pool: engine.handle(),
         text: model.text,
         metrics: Arc::clone(metrics),
         unix_time: Arc::new(|| unix_milliseconds() / 1000),
-        ready: Arc::new(move || control.is_ready()),
+        ready: engine.readiness(),
     };
     Edge::new(config, parts)
 }

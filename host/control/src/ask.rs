@@ -33,11 +33,11 @@ where
     Ok(Answer(receiver))
 }
 
-impl<T> Answer<T> {
-    pub(crate) fn wait(self, limit: Duration) -> Result<T, NoAnswer> {
-        self.0.recv_timeout(limit).map_err(|error| match error {
-            RecvTimeoutError::Timeout => NoAnswer::Late,
-            RecvTimeoutError::Disconnected => NoAnswer::Stopped,
-        })
-    }
+/// Waits for what was asked, if it reached its seat.
+pub(crate) fn wait<T>(asked: Result<Answer<T>, Stopped>, limit: Duration) -> Result<T, NoAnswer> {
+    let Answer(receiver) = asked.map_err(|Stopped| NoAnswer::Stopped)?;
+    receiver.recv_timeout(limit).map_err(|error| match error {
+        RecvTimeoutError::Timeout => NoAnswer::Late,
+        RecvTimeoutError::Disconnected => NoAnswer::Stopped,
+    })
 }

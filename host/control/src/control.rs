@@ -1,21 +1,22 @@
 //! Deploys a policy on every seat of its slot, takes it back, and knows what happened: all on the caller's thread.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use sluice_core::{
-    DeploymentClass, Digest, EngineEvent, Instantiate, LoadedPolicy, Observer, PolicyLoader, ReplicaId, Revision,
-    RevisionId, Seat, Slot,
+    DeploymentClass, Digest, EngineEvent, LoadedPolicy, Observer, PolicyLoader, ReplicaId, Revision, RevisionId, Seat,
+    Slot,
 };
-use sluice_engine::order::{NoPrevious, Order, OrderSender, Prepared, SeatStatus, Seats, Stopped};
+use sluice_engine::order::{Order, OrderSender, SeatStatus, Seats, Stopped};
 use sluice_engine::recorder::HostVersions;
 
-use crate::ask::{Answer, NoAnswer, ask};
+use crate::ask::{NoAnswer, ask, wait};
 use crate::error::{DeployError, RecordError, RollbackError};
 use crate::history::{Entry, Event, WallClock};
-use crate::kind::{Admission, Batching, Kind, Routing, SeatOf};
-use crate::ledger::{Held, Known, Ledger, SlotState};
+use crate::kind::{Admission, Batching, Kind, Routing, SeatOf, Source};
+use crate::ledger::{Held, Known, Ledger};
 use crate::report::{Deployment, Outcome, SeatReport, SlotReport, Stage, line, seat_name};
+use crate::seating::{Outcomes, Seating};
 
 #[derive(Clone, Copy, Debug)]
 pub struct ControlLimits {
@@ -56,15 +57,10 @@ pub struct Control {
     limits: ControlLimits,
     /// Written at the head of every recording.
     versions: HostVersions,
-    seats: OnceLock<Seats>,
     /// Held by the one deployment or rollback that is in progress.
-    turn: Mutex<()>,
-    /// Also locked on threads that step, so never held while waiting for anything.
-    ledger: Arc<Mutex<Ledger>>,
+    deploying: Mutex<()>,
+    seating: Arc<Seating>,
 }
-
-/// The seats of one slot that an order was given to, with what came of it.
-type Outcomes = Vec<(Seat, Outcome)>;
 
 impl Control {
     pub fn new(loader: Arc<dyn PolicyLoader>, clock: WallClock, limits: ControlLimits, versions: HostVersions) -> Self {
@@ -72,17 +68,14 @@ impl Control {
             loader,
             limits,
             versions,
-            seats: OnceLock::new(),
-            turn: Mutex::new(()),
-            ledger: Arc::new(Mutex::new(Ledger::new(clock, limits.history))),
+            deploying: Mutex::new(()),
+            seating: Arc::new(Seating::new(Ledger::new(clock, limits.history), limits.answer)),
         }
     }
 
     /// Once, when the engine runs. Before it, every order fails as if the engine had stopped.
     pub fn connect(&self, seats: Seats) {
-        // A second engine in the same process would be a bug of the wiring; the first one stays.
-        let first = self.seats.set(seats).is_ok();
-        assert!(first, "control is connected to one engine only");
+        self.seating.connect(seats);
     }
 
     /// Loads, checks, probes and installs a component on every seat of its slot. Takes as long as compiling
@@ -96,7 +89,7 @@ impl Control {
                 (subject, "refused", format!("{}: {error}", Digest::of(request.component).short()))
             }
         };
-        self.ledger().append(Event { by: request.by.to_owned(), action: "deploy", subject, outcome, evidence });
+        self.seating.ledger().append(Event { by: request.by.to_owned(), action: "deploy", subject, outcome, evidence });
         result
     }
 
@@ -108,13 +101,13 @@ impl Control {
             Err(error) => ("refused", error.to_string()),
         };
         let subject = slot.to_string();
-        self.ledger().append(Event { by: by.to_owned(), action: "rollback", subject, outcome, evidence });
+        self.seating.ledger().append(Event { by: by.to_owned(), action: "rollback", subject, outcome, evidence });
         result
     }
 
     /// All three slots. Asks every seat, and does not wait long for one that is busy.
     pub fn status(&self) -> Vec<SlotReport> {
-        let Some(seats) = self.seats.get() else { return Vec::new() };
+        let Some(seats) = self.seating.seats() else { return Vec::new() };
         vec![
             self.slot_status::<Admission>(Slot::Admission, seats),
             self.slot_status::<Routing>(Slot::Routing, seats),
@@ -125,7 +118,7 @@ impl Control {
     /// What a seat's flight recorder holds, as a file. Of a slot with a seat per replica, the first replica's unless
     /// another is asked for.
     pub fn recording(&self, slot: Slot, replica: Option<ReplicaId>) -> Result<Vec<u8>, RecordError> {
-        let Some(seats) = self.seats.get() else { return Err(RecordError::Stopped { seat: slot.to_string() }) };
+        let Some(seats) = self.seating.seats() else { return Err(RecordError::Stopped { seat: slot.to_string() }) };
         match slot {
             Slot::Admission => self.recording_of::<Admission>(slot, replica, seats),
             Slot::Routing => self.recording_of::<Routing>(slot, replica, seats),
@@ -135,18 +128,12 @@ impl Control {
 
     /// The oldest entry first.
     pub fn history(&self) -> Vec<Entry> {
-        self.ledger().history().entries()
+        self.seating.ledger().history().entries()
     }
 
     /// What a replica that starts again puts into its seat; `None` is the native rule.
     pub fn committed(&self, slot: Slot) -> Option<Revision> {
-        self.ledger().slot(slot).committed.map(|known| known.revision)
-    }
-
-    /// Whether a replica is there to take work.
-    pub fn is_ready(&self) -> bool {
-        let takes_orders = |seat: &OrderSender<_, _>| seat(Order::Status(Box::new(drop))).is_ok();
-        self.seats.get().is_some_and(|seats| seats.batching.iter().any(takes_orders))
+        self.seating.ledger().slot(slot).committed.map(|known| known.revision)
     }
 
     fn recording_of<K: Kind>(
@@ -157,8 +144,7 @@ impl Control {
     ) -> Result<Vec<u8>, RecordError> {
         let (seat, sender) = chosen(slot, replica, K::seats(seats))?;
         let (name, limit) = (seat_name(seat), self.limits.answer);
-        let answer = ask(&sender, Order::Record).map_err(|Stopped| NoAnswer::Stopped);
-        match answer.and_then(|answer| answer.wait(limit)) {
+        match wait(ask(&sender, Order::Record), limit) {
             Ok(ring) if ring.is_empty() => Err(RecordError::Nothing { seat: name }),
             Ok(ring) => Ok(ring.to_bytes(&self.versions)),
             Err(NoAnswer::Late) => Err(RecordError::NoAnswer { seat: name, limit }),
@@ -167,14 +153,14 @@ impl Control {
     }
 
     fn try_deploy(&self, request: &DeployRequest<'_>) -> Result<Deployment, DeployError> {
-        let _turn = self.turn().ok_or(DeployError::InProgress)?;
-        let seats = self.seats.get().ok_or(Stopped)?;
+        let _deploying = self.only().ok_or(DeployError::InProgress)?;
+        let seats = self.seating.seats().ok_or(Stopped)?;
         let config = self.checked_config(request.config)?;
         let digest = Digest::of(request.component);
-        if let Some(evidence) = self.ledger().quarantine_of(digest) {
+        if let Some(evidence) = self.seating.ledger().quarantine_of(digest) {
             return Err(DeployError::Quarantined { digest, evidence: evidence.to_owned() });
         }
-        let started = self.ledger().now();
+        let started = self.seating.ledger().now();
         let loaded = self.loader.load(request.component, request.class)?;
         if let Some(asked) = request.slot.filter(|asked| *asked != loaded.slot()) {
             return Err(DeployError::WrongSlot { asked, is: loaded.slot() });
@@ -189,7 +175,7 @@ impl Control {
 
     fn known(&self, loaded: &dyn LoadedPolicy, config: &str, bytes: usize, started: u64) -> Known {
         let mut known = Known::new(loaded.revision(config), loaded.descriptor(), loaded.class());
-        let now = self.ledger().now();
+        let now = self.seating.ledger().now();
         known.enter(Stage::Verified, started, format!("{bytes} bytes, sha256 {}", loaded.digest()));
         known.enter(Stage::Compiled, now, format!("within {} ms", now.saturating_sub(started)));
         known
@@ -209,45 +195,37 @@ impl Control {
     /// Probes, prepares an instance for every seat, and only then touches the first seat.
     fn roll_out<K: Kind>(
         &self,
-        source: &Arc<dyn Instantiate<K::Policy>>,
+        source: &Source<K>,
         seats: &Seats,
         mut known: Known,
     ) -> Result<Deployment, DeployError> {
-        let slot = source.revision().slot;
-        let live = self.probe::<K>(source, K::seats(seats))?;
-        let names: Vec<String> = live.iter().map(|(seat, _)| seat_name(*seat)).collect();
-        known.enter(Stage::Probed, self.ledger().now(), names.join(", "));
-        let instances: Vec<Box<K::Policy>> =
-            live.iter().map(|_| source.instantiate().map_err(DeployError::Prepare)).collect::<Result<_, _>>()?;
+        let probed = self.probe::<K>(source, K::seats(seats))?;
+        known.enter(Stage::Probed, self.seating.ledger().now(), probed.join(", "));
+        // Also for a seat that has stopped: whichever of committing and its restart comes first, it takes this one.
+        let ready = Seating::prepare::<K>(source, K::seats(seats)).map_err(DeployError::Prepare)?;
+        let digest = known.digest();
 
+        let _turn = self.seating.turn();
         // Committed first: a replica that restarts from here on takes the new one.
-        let before = self.ledger().slot(slot);
-        self.ledger().commit(slot, known);
-        let asked = live.into_iter().zip(instances).map(|((seat, sender), instance)| {
-            let prepared = Prepared { source: Arc::clone(source), instance };
-            (seat, ask(&sender, |reply| Order::Install { prepared, reply }))
-        });
-        let asked: Vec<_> = asked.collect();
-        let outcomes = self.gather(asked, Ok);
-        Ok(self.concluded(slot, before, outcomes)?)
+        let committed = self.seating.ledger().commit(K::SLOT, known);
+        let committed = committed.map_err(|evidence| DeployError::Quarantined { digest, evidence })?;
+        Ok(concluded(&committed, self.seating.install(ready)))
     }
 
-    /// The seats that are alive, each of which the candidate could decide for. Fails on the first it could not.
-    fn probe<K: Kind>(
-        &self,
-        source: &Arc<dyn Instantiate<K::Policy>>,
-        seats: Vec<SeatOf<K>>,
-    ) -> Result<Vec<SeatOf<K>>, DeployError> {
-        let mut live = Vec::new();
+    /// The names of the seats that are alive, each of which the candidate could decide for. Fails on the first it could
+    /// not.
+    fn probe<K: Kind>(&self, source: &Source<K>, seats: Vec<SeatOf<K>>) -> Result<Vec<String>, DeployError> {
+        let mut probed = Vec::new();
         for (seat, sender) in seats {
             // A replica that is lost takes the committed revision when it comes back.
             let Some(view) = self.snapshot::<K>(seat, &sender)? else { continue };
             let mut candidate = source.instantiate().map_err(DeployError::Prepare)?;
+            let name = seat_name(seat);
             K::probe(candidate.as_mut(), &view)
-                .map_err(|failure| DeployError::Probe { seat: seat_name(seat), reason: failure.to_string() })?;
-            live.push((seat, sender));
+                .map_err(|failure| DeployError::Probe { seat: name.clone(), reason: failure.to_string() })?;
+            probed.push(name);
         }
-        if live.is_empty() { Err(Stopped.into()) } else { Ok(live) }
+        if probed.is_empty() { Err(Stopped.into()) } else { Ok(probed) }
     }
 
     fn snapshot<K: Kind>(
@@ -256,7 +234,7 @@ impl Control {
         sender: &OrderSender<K::Policy, K::View>,
     ) -> Result<Option<K::View>, DeployError> {
         let limit = self.limits.answer;
-        match ask(sender, Order::Snapshot).map_err(|Stopped| NoAnswer::Stopped).and_then(|answer| answer.wait(limit)) {
+        match wait(ask(sender, Order::Snapshot), limit) {
             Ok(view) => Ok(Some(view)),
             Err(NoAnswer::Stopped) => Ok(None),
             Err(NoAnswer::Late) => Err(DeployError::NoAnswer { seat: seat_name(seat), limit }),
@@ -264,79 +242,46 @@ impl Control {
     }
 
     fn try_rollback(&self, slot: Slot) -> Result<Deployment, RollbackError> {
-        let _turn = self.turn().ok_or(RollbackError::InProgress)?;
-        let seats = self.seats.get().ok_or(Stopped)?;
-        let before = self.ledger().slot(slot);
-        let digest = before.previous.as_ref().map(Known::digest).ok_or(RollbackError::NoPrevious(slot))?;
-        if self.ledger().quarantine_of(digest).is_some() {
+        let _deploying = self.only().ok_or(RollbackError::InProgress)?;
+        let seats = self.seating.seats().ok_or(Stopped)?;
+        match slot {
+            Slot::Admission => self.roll_back::<Admission>(seats),
+            Slot::Routing => self.roll_back::<Routing>(seats),
+            Slot::Batching => self.roll_back::<Batching>(seats),
+        }
+    }
+
+    /// Like a deployment of the previous revision, which most seats still have warm.
+    fn roll_back<K: Kind>(&self, seats: &Seats) -> Result<Deployment, RollbackError> {
+        let _turn = self.seating.turn();
+        let slot = K::SLOT;
+        let previous = self.seating.ledger().slot(slot).previous.ok_or(RollbackError::NoPrevious(slot))?;
+        let (target, digest) = (previous.revision.id(), previous.digest());
+        let source = K::source(&previous.revision).ok_or(RollbackError::NoPrevious(slot))?;
+        if self.seating.ledger().quarantine_of(digest).is_some() {
             return Err(RollbackError::Quarantined { slot, digest });
         }
-        self.ledger().swap_back(slot);
-        let outcomes = match slot {
-            Slot::Admission => self.take_back::<Admission>(seats),
-            Slot::Routing => self.take_back::<Routing>(seats),
-            Slot::Batching => self.take_back::<Batching>(seats),
-        };
-        if outcomes.iter().all(|(_, outcome)| *outcome == Outcome::NoPrevious) {
-            self.ledger().restore(slot, before);
-            return Err(RollbackError::NoPrevious(slot));
+        let statuses = Seating::ask_all::<K, _>(K::seats(seats), self.limits.answer, Order::Status);
+        if statuses.iter().all(|(_, status)| *status == Err(NoAnswer::Stopped)) {
+            return Err(Stopped.into());
         }
-        Ok(self.concluded(slot, before, outcomes)?)
-    }
+        let is_warm = |status: &SeatStatus| status.previous.as_ref() == Some(target);
+        let warm = statuses.iter().filter(|(_, status)| status.as_ref().is_ok_and(is_warm)).map(|((seat, _), _)| *seat);
+        let warm: Vec<Seat> = warm.collect();
+        let ready = Seating::prepare::<K>(&source, K::seats(seats)).map_err(RollbackError::Prepare)?;
 
-    fn take_back<K: Kind>(&self, seats: &Seats) -> Outcomes {
-        let asked = K::seats(seats).into_iter().map(|(seat, sender)| (seat, ask(&sender, Order::Rollback))).collect();
-        self.gather(asked, |answer| answer)
-    }
-
-    /// Waits for every seat that was given an order.
-    fn gather<T>(
-        &self,
-        asked: Vec<(Seat, Result<Answer<T>, Stopped>)>,
-        installed: impl Fn(T) -> Result<sluice_core::Installed, NoPrevious>,
-    ) -> Outcomes {
-        let wait = |(seat, answer): (Seat, Result<Answer<T>, Stopped>)| {
-            let answer = answer.map_err(|Stopped| NoAnswer::Stopped).and_then(|answer| answer.wait(self.limits.answer));
-            let outcome = match answer.map(&installed) {
-                Ok(Ok(installed)) => {
-                    self.ledger().seat_took(seat, &installed);
-                    Outcome::from(&installed)
-                }
-                Ok(Err(NoPrevious)) => Outcome::NoPrevious,
-                Err(NoAnswer::Late) => Outcome::Pending,
-                Err(NoAnswer::Stopped) => Outcome::Stopped,
-            };
-            (seat, outcome)
-        };
-        asked.into_iter().map(wait).collect()
-    }
-
-    /// What the caller is told, or, if no seat is alive any more, the slot as it was before.
-    fn concluded(&self, slot: Slot, before: SlotState, outcomes: Outcomes) -> Result<Deployment, Stopped> {
-        let mut ledger = self.ledger();
-        let reached = outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Stopped);
-        let revision = ledger.slot(slot).committed.filter(|_| reached);
-        let Some(revision) = revision else {
-            ledger.restore(slot, before);
-            return Err(Stopped);
-        };
-        let committed = |outcome: &Outcome| matches!(outcome, Outcome::Committed { .. } | Outcome::Stopped);
-        Ok(Deployment {
-            slot: slot.to_string(),
-            revision: revision.report(),
-            mixed: !outcomes.iter().all(|(_, outcome)| committed(outcome)),
-            seats: outcomes.into_iter().map(|(seat, outcome)| (seat_name(seat), outcome)).collect(),
-        })
+        let back = self.seating.ledger().swap_back(slot, target);
+        let back = back.ok_or(RollbackError::Quarantined { slot, digest })?;
+        Ok(concluded(&back, self.seating.take_back(target, ready, &warm)))
     }
 
     fn slot_status<K: Kind>(&self, slot: Slot, seats: &Seats) -> SlotReport {
-        let asked: Vec<_> =
-            K::seats(seats).into_iter().map(|(seat, sender)| (seat, ask(&sender, Order::Status))).collect();
-        let answers: Vec<(Seat, Option<SeatStatus>)> = asked
-            .into_iter()
-            .map(|(seat, answer)| (seat, answer.ok().and_then(|answer| answer.wait(self.limits.status).ok())))
-            .collect();
-        let ledger = self.ledger();
+        let answers: Vec<(Seat, Option<SeatStatus>)> =
+            Seating::ask_all::<K, _>(K::seats(seats), self.limits.status, Order::Status)
+                .into_iter()
+                .map(|((seat, _), status)| (seat, status.ok()))
+                .collect();
+        let ledger = self.seating.ledger();
         let state = ledger.slot(slot);
         let committed_id = state.committed.as_ref().map(|known| known.revision.id().clone());
         let active = |seat: Seat, status: &Option<SeatStatus>| match status {
@@ -356,68 +301,57 @@ impl Control {
         }
     }
 
-    /// A digest that struck out on one replica leaves the others too, before it strikes there.
-    fn recall(&self, slot: Slot, digest: Digest) {
-        let Some(seats) = self.seats.get().filter(|_| slot == Slot::Batching) else { return };
-        let holders = self.ledger().holders(slot, digest);
-        let held = |seat: &SeatOf<Batching>| holders.contains(&seat.0.replica.map(|replica| replica.0));
-        for (seat, sender) in Batching::seats(seats).into_iter().filter(held) {
-            let ledger = Arc::clone(&self.ledger);
-            let reply = Box::new(move |answer: Result<sluice_core::Installed, NoPrevious>| {
-                if let Ok(installed) = answer {
-                    lock(&ledger).seat_took(seat, &installed);
-                }
-            });
-            // A seat that has stopped holds nothing.
-            let _stopped = sender(Order::Rollback(reply));
-        }
-    }
-
     fn quarantined(&self, seat: Seat, digest: Digest, returned: Option<&RevisionId>, evidence: String) {
         {
-            let mut ledger = self.ledger();
+            let mut ledger = self.seating.ledger();
             ledger.quarantine(seat, digest, returned, evidence.clone());
             let evidence = format!("{evidence}; {} decides again", ledger.describe(seat.slot));
             ledger.append(seen("quarantine", seat_name(seat), evidence));
         }
-        self.recall(seat.slot, digest);
+        self.seating.recall(seat.slot, digest);
     }
 
-    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.turn.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+    fn only(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.deploying.try_lock() {
+            Ok(only) => Some(only),
+            Err(TryLockError::Poisoned(only)) => Some(only.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
-    }
-
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
     }
 }
 
 impl Observer for Control {
     fn observe(&self, event: &EngineEvent<'_>) {
         match event {
-            EngineEvent::Installed { seat, installed } => self.ledger().seat_took(*seat, installed),
+            EngineEvent::Installed { seat, installed } => self.seating.ledger().seat_took(*seat, installed),
             EngineEvent::Fallback { seat, fault } => {
-                self.ledger().append(seen("fault", seat_name(*seat), fault.to_string()));
+                self.seating.ledger().append(seen("fault", seat_name(*seat), fault.to_string()));
             }
             EngineEvent::Quarantined { seat, digest, returned, fault } => {
                 self.quarantined(*seat, *digest, *returned, fault.to_string());
             }
             EngineEvent::ReplicaLost { replica, requeued, failed } => {
                 let subject = format!("replica {}", replica.0);
-                self.ledger().append(seen("replica-lost", subject, format!("{requeued} requeued, {failed} failed")));
+                self.seating.ledger().append(seen(
+                    "replica-lost",
+                    subject,
+                    format!("{requeued} requeued, {failed} failed"),
+                ));
             }
             _ => {}
         }
     }
 }
 
-/// A thread that panicked while it held the lock has left the ledger whole: every change is one assignment.
-fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the caller is told.
+fn concluded(known: &Known, outcomes: Outcomes) -> Deployment {
+    let committed = |outcome: &Outcome| matches!(outcome, Outcome::Committed { .. });
+    Deployment {
+        slot: known.revision.id().slot.to_string(),
+        revision: known.report(),
+        mixed: !outcomes.iter().all(|(_, outcome)| committed(outcome)),
+        seats: outcomes.into_iter().map(|(seat, outcome)| (seat_name(seat), outcome)).collect(),
+    }
 }
 
 fn chosen<S>(slot: Slot, replica: Option<ReplicaId>, seats: Vec<(Seat, S)>) -> Result<(Seat, S), RecordError> {

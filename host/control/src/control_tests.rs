@@ -1,9 +1,13 @@
 //! Deployments against an engine of two replicas whose seats are threads.
 
+use std::time::Instant;
+
+use sluice_core::{FaultKind, PolicyFault};
+use sluice_engine::order::Prepared;
+use sluice_engine::recorder::Recording;
+
 use super::*;
 use crate::fake::{Gate, TextLoader, engine};
-use sluice_core::{FaultKind, PolicyFault};
-use sluice_engine::recorder::Recording;
 
 fn control(answer_ms: u64) -> (Arc<Control>, [Gate; 3]) {
     let limits = ControlLimits {
@@ -30,6 +34,11 @@ fn request(component: &str) -> DeployRequest<'_> {
         slot: None,
         by: "test",
     }
+}
+
+fn source(component: &str) -> Source<Batching> {
+    let loaded = TextLoader.load(component.as_bytes(), DeploymentClass::Standard).unwrap();
+    Batching::source(&loaded.revision("{}")).unwrap()
 }
 
 fn slot(control: &Control, slot: Slot) -> SlotReport {
@@ -97,11 +106,11 @@ fn the_status_is_mixed_until_the_last_seat_has_committed() {
     let (control, gates) = control(5000);
     control.deploy(&request("batching calm 1.0")).unwrap();
     // The second replica answers its snapshot, then sits in a step until the status was asked.
-    let candidate = Arc::new(TextLoader).load(b"batching calm 2.0", DeploymentClass::Standard).unwrap();
-    let Revision::Batching(source) = candidate.revision("{}") else { panic!("a batching policy") };
+    let source = source("batching calm 2.0");
+    let candidate = TextLoader.load(b"batching calm 2.0", DeploymentClass::Standard).unwrap();
     let known = control.known(candidate.as_ref(), "{}", 17, 0);
-    control.ledger().commit(Slot::Batching, known);
-    let seats = control.seats.get().unwrap();
+    assert!(control.seating.ledger().commit(Slot::Batching, known).is_ok());
+    let seats = control.seating.seats().unwrap();
     gates[1].hold(|| {
         for sender in &seats.batching {
             let prepared = Prepared { source: Arc::clone(&source), instance: source.instantiate().unwrap() };
@@ -119,14 +128,13 @@ fn the_status_is_mixed_until_the_last_seat_has_committed() {
 #[test]
 fn a_seat_that_commits_late_is_reported_as_pending() {
     let (control, gates) = control(100);
-    let install = |reply| Order::Rollback(reply);
-    let seats = Batching::seats(control.seats.get().unwrap());
+    let source = source("batching calm 1.0");
     let outcomes = gates[0].hold(|| {
-        let asked = seats.into_iter().map(|(seat, sender)| (seat, ask(&sender, install))).collect();
-        control.gather(asked, |answer| answer)
+        let seats = Batching::seats(control.seating.seats().unwrap());
+        control.seating.install(Seating::prepare::<Batching>(&source, seats).unwrap())
     });
     assert_eq!(outcomes[0].1, Outcome::Pending);
-    assert_eq!(outcomes[1].1, Outcome::NoPrevious);
+    assert!(matches!(outcomes[1].1, Outcome::Committed { .. }));
 }
 
 #[test]
@@ -159,48 +167,163 @@ fn strike_out(control: &Control, replica: u32, component: &str, returned: Option
     control.observe(&EngineEvent::Quarantined { seat, digest, returned, fault: &fault });
 }
 
+/// Waits until each replica's active and previous revisions begin like these, and the status is not mixed.
+fn check_seats(control: &Control, expected: [[Option<&str>; 2]; 2]) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let report = slot(control, Slot::Batching);
+        let begins = |id: &Option<String>, expected: Option<&str>| match (id, expected) {
+            (Some(id), Some(expected)) => id.starts_with(expected),
+            (id, expected) => id.is_none() && expected.is_none(),
+        };
+        let seats = report.seats.iter().zip(expected);
+        let right = |(seat, [active, previous]): (&SeatReport, [Option<&str>; 2])| {
+            begins(&seat.active, active) && begins(&seat.previous, previous)
+        };
+        if seats.into_iter().all(right) && !report.mixed {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{:?} instead of {expected:?}", report.seats);
+        std::thread::yield_now();
+    }
+}
+
+/// What a guard does before it tells control.
+fn evict(control: &Control, replica: usize, component: &str) {
+    let digest = Digest::of(component.as_bytes());
+    let seats = control.seating.seats().unwrap();
+    wait(ask(&seats.batching[replica], |reply| Order::Evict { digest, reply }), Duration::from_secs(5)).unwrap();
+}
+
+const CALM: &str = "batching calm 1.0";
+const WILD: &str = "batching wild 1.0";
+
 #[test]
 fn what_struck_out_on_one_replica_leaves_the_others_and_does_not_come_back() {
     let (control, _gates) = control(5000);
-    control.deploy(&request("batching calm 1.0")).unwrap();
+    control.deploy(&request(CALM)).unwrap();
     let calm = control.committed(Slot::Batching).unwrap().id().clone();
-    control.deploy(&request("batching wild 1.0")).unwrap();
-    // The guard of replica 0 has thrown it out there.
-    let seats = control.seats.get().unwrap();
-    ask(&seats.batching[0], Order::Rollback).unwrap().wait(Duration::from_secs(5)).unwrap().unwrap();
-    strike_out(&control, 0, "batching wild 1.0", Some(&calm));
+    control.deploy(&request(WILD)).unwrap();
+    evict(&control, 0, WILD);
+    strike_out(&control, 0, WILD, Some(&calm));
 
-    assert!(active(&control).iter().all(|active| active.as_deref().unwrap().starts_with("calm@1.0")));
+    check_seats(&control, [[Some("calm@1.0"), None], [Some("calm@1.0"), None]]);
     let report = slot(&control, Slot::Batching);
-    assert!(!report.mixed);
     assert_eq!(report.previous.unwrap().stages.last().unwrap().stage, Stage::Quarantined);
     assert_eq!(control.committed(Slot::Batching).unwrap().id(), &calm);
-    assert!(matches!(control.deploy(&request("batching wild 1.0")), Err(DeployError::Quarantined { .. })));
+    assert!(matches!(control.deploy(&request(WILD)), Err(DeployError::Quarantined { .. })));
     assert!(matches!(control.rollback(Slot::Batching, "test"), Err(RollbackError::Quarantined { .. })));
     let actions: Vec<_> = control.history().into_iter().map(|entry| entry.action).collect();
     assert_eq!(actions, ["deploy", "deploy", "fault", "quarantine", "deploy", "rollback"]);
 }
 
 #[test]
-fn without_a_previous_revision_the_native_rule_returns() {
+fn when_both_revisions_have_struck_out_the_native_rule_decides_everywhere() {
     let (control, _gates) = control(5000);
-    control.deploy(&request("batching wild 1.0")).unwrap();
-    strike_out(&control, 0, "batching wild 1.0", None);
+    control.deploy(&request(CALM)).unwrap();
+    let calm = control.committed(Slot::Batching).unwrap().id().clone();
+    control.deploy(&request(WILD)).unwrap();
+    evict(&control, 0, WILD);
+    strike_out(&control, 0, WILD, Some(&calm));
+    check_seats(&control, [[Some("calm@1.0"), None], [Some("calm@1.0"), None]]);
+    evict(&control, 1, CALM);
+    strike_out(&control, 1, CALM, None);
+    check_seats(&control, [[None, None], [None, None]]);
     assert!(control.committed(Slot::Batching).is_none());
+}
+
+#[test]
+fn a_revision_that_the_ledger_does_not_know_does_not_stay_in_force() {
+    let (control, _gates) = control(5000);
+    let seats = Batching::seats(control.seating.seats().unwrap()).split_off(1);
+    control.seating.install(Seating::prepare::<Batching>(&source(CALM), seats).unwrap());
+    control.deploy(&request(WILD)).unwrap();
+    check_seats(&control, [[Some("wild"), None], [Some("wild"), Some("calm")]]);
+    evict(&control, 0, WILD);
+    strike_out(&control, 0, WILD, None);
+    check_seats(&control, [[None, None], [None, None]]);
+}
+
+#[test]
+fn a_replica_that_had_restarted_takes_what_returns_elsewhere() {
+    let (control, gates) = control(5000);
+    control.deploy(&request(CALM)).unwrap();
+    let calm = control.committed(Slot::Batching).unwrap().id().clone();
+    control.deploy(&request(WILD)).unwrap();
+    gates[1].restart();
+    assert!(slot(&control, Slot::Batching).seats[1].decisions.is_none());
+    evict(&control, 0, WILD);
+    strike_out(&control, 0, WILD, Some(&calm));
+    check_seats(&control, [[Some("calm@1.0"), None], [Some("calm@1.0"), None]]);
+}
+
+#[test]
+fn a_replica_in_a_long_step_obeys_when_that_is_over() {
+    let (control, gates) = control(50);
+    control.deploy(&request(CALM)).unwrap();
+    let calm = control.committed(Slot::Batching).unwrap().id().clone();
+    control.deploy(&request(WILD)).unwrap();
+    evict(&control, 0, WILD);
+    gates[1].hold(|| {
+        strike_out(&control, 0, WILD, Some(&calm));
+        std::thread::sleep(Duration::from_millis(150));
+    });
+    let seats = [[Some("calm@1.0"), None], [Some("calm@1.0"), Some("calm@1.0")]];
+    check_seats(&control, seats);
+}
+
+#[test]
+fn a_deployment_that_slips_in_before_a_recall_stays() {
+    let (control, _gates) = control(5000);
+    control.deploy(&request(CALM)).unwrap();
+    let calm = control.committed(Slot::Batching).unwrap().id().clone();
+    control.deploy(&request(WILD)).unwrap();
+    let known = |component: &str| {
+        let loaded = TextLoader.load(component.as_bytes(), DeploymentClass::Standard).unwrap();
+        control.known(loaded.as_ref(), "{}", component.len(), 0)
+    };
+    let (wild, newer) = (known(WILD), known("batching calm 2.0"));
+    {
+        let _turn = control.seating.turn();
+        evict(&control, 0, WILD);
+        strike_out(&control, 0, WILD, Some(&calm));
+        let mut ledger = control.seating.ledger();
+        assert!(ledger.commit(Slot::Batching, wild).is_err());
+        assert!(ledger.commit(Slot::Batching, newer).is_ok());
+        drop(ledger);
+        let seats = Batching::seats(control.seating.seats().unwrap());
+        control.seating.install(Seating::prepare::<Batching>(&source("batching calm 2.0"), seats).unwrap());
+    }
+    check_seats(&control, [[Some("calm@2.0"), Some("calm@1.0")], [Some("calm@2.0"), None]]);
+    assert_eq!(control.rollback(Slot::Batching, "test").map(|done| done.mixed), Ok(false));
+    check_seats(&control, [[Some("calm@1.0"), Some("calm@2.0")]; 2]);
 }
 
 #[test]
 fn a_lost_replica_does_not_hold_up_a_deployment_and_a_dead_engine_refuses_it() {
     let (control, gates) = control(5000);
     gates[1].stop();
-    let done = control.deploy(&request("batching calm 1.0")).unwrap();
-    assert_eq!(done.seats.len(), 1);
-    assert!(control.is_ready());
+    let done = control.deploy(&request(CALM)).unwrap();
+    assert!(matches!(done.seats[0].1, Outcome::Committed { .. }));
+    assert_eq!((done.mixed, &done.seats[1].1), (true, &Outcome::Stopped));
+    assert!(slot(&control, Slot::Batching).mixed);
     gates[0].stop();
     assert_eq!(control.deploy(&request("batching calm 2.0")), Err(DeployError::Stopped(Stopped)));
     assert_eq!(control.committed(Slot::Batching).unwrap().id().version, "1.0");
     assert!(control.rollback(Slot::Batching, "test").is_err());
-    assert!(!control.is_ready());
+}
+
+#[test]
+fn a_replica_that_restarts_before_the_commit_is_given_the_new_revision_too() {
+    let (control, gates) = control(5000);
+    control.deploy(&request(CALM)).unwrap();
+    gates[1].restart();
+    let done = control.deploy(&request("batching calm 2.0")).unwrap();
+    assert_eq!((done.mixed, done.seats.len()), (false, 2));
+    check_seats(&control, [[Some("calm@2.0"), Some("calm@1.0")], [Some("calm@2.0"), None]]);
+    // It has nothing to go back to, so the revision before is installed there.
+    assert_eq!(control.rollback(Slot::Batching, "test").map(|done| done.mixed), Ok(false));
+    check_seats(&control, [[Some("calm@1.0"), Some("calm@2.0")]; 2]);
 }
 
 #[test]
@@ -210,7 +333,7 @@ fn one_deployment_at_a_time() {
         .hold(|| {
             let first = Arc::clone(&control);
             let first = std::thread::spawn(move || first.deploy(&request("batching calm 1.0")).map(drop));
-            while control.turn.try_lock().is_ok() {
+            while control.deploying.try_lock().is_ok() {
                 std::thread::yield_now();
             }
             assert_eq!(control.deploy(&request("routing even 1.0")), Err(DeployError::InProgress));

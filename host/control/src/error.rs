@@ -37,6 +37,8 @@ pub enum RollbackError {
     NoPrevious(Slot),
     #[error("the previous revision of {slot} ({digest}) is quarantined: deploy another one instead")]
     Quarantined { slot: Slot, digest: Digest },
+    #[error("the previous revision could not be prepared: {0}")]
+    Prepare(PolicyFault),
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }

@@ -155,17 +155,26 @@ impl BatchingPolicy for TextPolicy {
 
 /// Lets the seats of a fake engine work, or holds them up as a long step would.
 #[derive(Clone, Default)]
-pub(crate) struct Gate(Arc<AtomicBool>, Arc<Mutex<()>>);
+pub(crate) struct Gate {
+    stopped: Arc<AtomicBool>,
+    restarts: Arc<AtomicBool>,
+    step: Arc<Mutex<()>>,
+}
 
 impl Gate {
     pub(crate) fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _held = self.1.lock().unwrap();
+        let _held = self.step.lock().unwrap();
         work()
     }
 
     /// The threads end at their next order.
     pub(crate) fn stop(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// The next order is lost with everything that the seat held.
+    pub(crate) fn restart(&self) {
+        self.restarts.store(true, Ordering::SeqCst);
     }
 }
 
@@ -183,9 +192,13 @@ impl<P: Policy + ?Sized + 'static> FakeSeat<P> {
 
     fn serve<V: Clone>(mut self, orders: &Receiver<Order<P, V>>, gate: &Gate, view: &V) {
         for order in orders {
-            let _boundary = gate.1.lock().unwrap();
-            if gate.0.load(Ordering::SeqCst) {
+            let _boundary = gate.step.lock().unwrap();
+            if gate.stopped.load(Ordering::SeqCst) {
                 return;
+            }
+            if gate.restarts.swap(false, Ordering::SeqCst) {
+                self = FakeSeat { active: None, previous: None };
+                continue;
             }
             match order {
                 Order::Snapshot(reply) => reply(view.clone()),
@@ -200,6 +213,14 @@ impl<P: Policy + ?Sized + 'static> FakeSeat<P> {
                         reply(Ok(self.installed()));
                     }
                 },
+                Order::Evict { digest, reply } => {
+                    let is_evicted = |held: &mut (Arc<dyn Instantiate<P>>, Box<P>)| held.0.revision().digest == digest;
+                    self.previous.take_if(is_evicted);
+                    if self.active.take_if(is_evicted).is_some() {
+                        self.active = self.previous.take();
+                    }
+                    reply(self.active.as_ref().map(|(source, _)| source.revision().clone()));
+                }
                 Order::Status(reply) => reply(SeatStatus {
                     active: self.active.as_ref().map(|(source, _)| source.revision().clone()),
                     previous: self.previous.as_ref().map(|(source, _)| source.revision().clone()),

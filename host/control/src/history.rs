@@ -18,11 +18,11 @@ pub struct Entry {
     pub unix_ms: UnixMillis,
     /// Who caused it: `startup`, `admin` or `engine`.
     pub by: String,
-    /// `deploy`, `rollback`, `fault`, `quarantine` or `replica-lost`.
+    /// `deploy`, `rollback`, `fault`, `quarantine`, `recall` or `replica-lost`.
     pub action: String,
     /// The slot or the seat.
     pub subject: String,
-    /// `done`, `refused`, `mixed` or, for what merely happened, `seen`.
+    /// `done`, `refused`, `mixed`, `failed` or, for what merely happened, `seen`.
     pub outcome: String,
     pub evidence: String,
 }

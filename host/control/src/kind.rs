@@ -1,7 +1,11 @@
 //! What differs between the three slots: the policy trait, the view, and how a candidate is probed.
 
+use std::sync::Arc;
+
 use sluice_core::view::{ArrivalView, BatchingView, FlowView, RoutingView};
-use sluice_core::{AdmissionPolicy, BatchingPolicy, Policy, PolicyFault, ReplicaId, RoutingPolicy, Seat, Slot};
+use sluice_core::{
+    AdmissionPolicy, BatchingPolicy, Instantiate, Policy, PolicyFault, ReplicaId, Revision, RoutingPolicy, Seat, Slot,
+};
 use sluice_engine::check;
 use sluice_engine::order::{OrderSender, Seats};
 
@@ -9,12 +13,19 @@ pub(crate) trait Kind: Sized {
     type Policy: Policy + ?Sized;
     type View: Send + 'static;
 
+    const SLOT: Slot;
+
+    /// What makes instances for this slot, if the revision is one of its revisions.
+    fn source(revision: &Revision) -> Option<Source<Self>>;
+
     /// The seats of this slot: one, or one per replica.
     fn seats(seats: &Seats) -> Vec<SeatOf<Self>>;
 
     /// One decision of a candidate that is thrown away afterwards, on a copy of a live view.
     fn probe(candidate: &mut Self::Policy, view: &Self::View) -> Result<(), ProbeFailure>;
 }
+
+pub(crate) type Source<K> = Arc<dyn Instantiate<<K as Kind>::Policy>>;
 
 pub(crate) type SeatOf<K> = (Seat, OrderSender<<K as Kind>::Policy, <K as Kind>::View>);
 
@@ -47,6 +58,12 @@ impl Kind for Admission {
     type Policy = dyn AdmissionPolicy;
     type View = (ArrivalView, FlowView);
 
+    const SLOT: Slot = Slot::Admission;
+
+    fn source(revision: &Revision) -> Option<Source<Self>> {
+        if let Revision::Admission(source) = revision { Some(Arc::clone(source)) } else { None }
+    }
+
     fn seats(seats: &Seats) -> Vec<SeatOf<Self>> {
         vec![(Seat { slot: Slot::Admission, replica: None }, seats.admission.clone())]
     }
@@ -67,6 +84,12 @@ impl Kind for Routing {
     type Policy = dyn RoutingPolicy;
     type View = RoutingView;
 
+    const SLOT: Slot = Slot::Routing;
+
+    fn source(revision: &Revision) -> Option<Source<Self>> {
+        if let Revision::Routing(source) = revision { Some(Arc::clone(source)) } else { None }
+    }
+
     fn seats(seats: &Seats) -> Vec<SeatOf<Self>> {
         vec![(Seat { slot: Slot::Routing, replica: None }, seats.routing.clone())]
     }
@@ -80,6 +103,12 @@ impl Kind for Routing {
 impl Kind for Batching {
     type Policy = dyn BatchingPolicy;
     type View = BatchingView;
+
+    const SLOT: Slot = Slot::Batching;
+
+    fn source(revision: &Revision) -> Option<Source<Self>> {
+        if let Revision::Batching(source) = revision { Some(Arc::clone(source)) } else { None }
+    }
 
     fn seats(seats: &Seats) -> Vec<SeatOf<Self>> {
         let seat = |(index, sender): (usize, &OrderSender<_, _>)| {

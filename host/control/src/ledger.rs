@@ -1,6 +1,6 @@
 //! What is known of revisions and seats: which are committed, what they went through, which may not come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use sluice_core::{DeploymentClass, Descriptor, Digest, Installed, Revision, RevisionId, Seat, Slot};
 
@@ -31,13 +31,15 @@ pub(crate) struct Ledger {
     history: History,
     slots: BTreeMap<Slot, SlotState>,
     seats: BTreeMap<(Slot, Option<u32>), Held>,
-    quarantined: BTreeMap<Digest, String>,
+    /// The oldest first. This list alone decides what may come back; a seat's own is for its status.
+    quarantined: VecDeque<(Digest, String)>,
 }
 
 /// Rolled back and forth, a revision would collect stages without end; its first three and its last ones stay.
 const STAGES: usize = 32;
 const FIRST_STAGES: usize = 3;
-/// More digests than anyone strikes out while a process lives.
+/// More digests than anyone strikes out while a process lives. A seat remembers fewer, and forgets them when its
+/// replica restarts: what it remembers refuses nothing.
 const QUARANTINED: usize = 4096;
 
 impl Known {
@@ -47,6 +49,10 @@ impl Known {
 
     pub(crate) fn digest(&self) -> Digest {
         self.revision.id().digest
+    }
+
+    fn is_quarantined(&self) -> bool {
+        self.stages.last().is_some_and(|stage| stage.stage == Stage::Quarantined)
     }
 
     pub(crate) fn enter(&mut self, stage: Stage, unix_ms: UnixMillis, evidence: impl Into<String>) {
@@ -76,7 +82,7 @@ impl Ledger {
             history: History::new(history),
             slots: BTreeMap::new(),
             seats: BTreeMap::new(),
-            quarantined: BTreeMap::new(),
+            quarantined: VecDeque::new(),
         }
     }
 
@@ -97,39 +103,54 @@ impl Ledger {
         self.slots.get(&slot).cloned().unwrap_or_default()
     }
 
-    /// Puts a slot back as it was before a deployment that reached no seat.
-    pub(crate) fn restore(&mut self, slot: Slot, state: SlotState) {
-        self.slots.insert(slot, state);
-    }
-
-    /// The new revision is the slot's from now on; the one before can come back.
-    pub(crate) fn commit(&mut self, slot: Slot, mut known: Known) {
+    /// The new revision is the slot's from now on; the one before can come back. Not if it struck out meanwhile:
+    /// then the answer is why.
+    pub(crate) fn commit(&mut self, slot: Slot, mut known: Known) -> Result<Known, String> {
+        if let Some(evidence) = self.quarantine_of(known.digest()) {
+            return Err(evidence.to_owned());
+        }
         let now = self.now();
         let state = self.slots.entry(slot).or_default();
         known.enter(Stage::Active, now, "");
-        let replaced = state.committed.replace(known);
+        let replaced = state.committed.replace(known.clone());
         if let Some(mut replaced) = replaced {
             replaced.enter(Stage::Retired, now, "replaced");
             state.previous = Some(replaced);
         }
+        Ok(known)
     }
 
-    /// Committed and previous change places.
-    pub(crate) fn swap_back(&mut self, slot: Slot) {
+    /// Committed and previous change places, if the previous one is this one still and may come back.
+    pub(crate) fn swap_back(&mut self, slot: Slot, to: &RevisionId) -> Option<Known> {
         let now = self.now();
+        let quarantined = self.quarantine_of(to.digest).is_some();
         let state = self.slots.entry(slot).or_default();
-        if let Some(mut back) = state.previous.take() {
-            back.enter(Stage::Active, now, "rolled back to");
-            let replaced = state.committed.replace(back);
-            state.previous = replaced.map(|mut replaced| {
-                replaced.enter(Stage::Retired, now, "rolled back from");
-                replaced
-            });
-        }
+        let mut back = state.previous.take_if(|previous| !quarantined && previous.revision.id() == to)?;
+        back.enter(Stage::Active, now, "rolled back to");
+        let replaced = state.committed.replace(back.clone());
+        state.previous = replaced.map(|mut replaced| {
+            replaced.enter(Stage::Retired, now, "rolled back from");
+            replaced
+        });
+        Some(back)
     }
 
     pub(crate) fn seat_took(&mut self, seat: Seat, installed: &Installed) {
         self.seats.insert(key(seat), (installed.revision.clone(), installed.into()));
+    }
+
+    /// A digest left the seat; what is in force there now may have been there before.
+    pub(crate) fn seat_lost(&mut self, seat: Seat, in_force: Option<&RevisionId>) {
+        let Some(id) = in_force else { return drop(self.seats.remove(&key(seat))) };
+        if self.held(seat).is_some_and(|(held, _)| held == id) {
+            return;
+        }
+        let outcome = Outcome::Committed {
+            handover: "cold".to_owned(),
+            evidence: "returned after a quarantine".to_owned(),
+            pause_ns: 0,
+        };
+        self.seats.insert(key(seat), (id.clone(), outcome));
     }
 
     pub(crate) fn held(&self, seat: Seat) -> Option<&Held> {
@@ -137,52 +158,38 @@ impl Ledger {
     }
 
     pub(crate) fn quarantine_of(&self, digest: Digest) -> Option<&str> {
-        self.quarantined.get(&digest).map(String::as_str)
+        self.quarantined.iter().find(|(struck, _)| *struck == digest).map(|(_, evidence)| evidence.as_str())
     }
 
     pub(crate) fn quarantined(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.quarantined.keys().copied()
+        self.quarantined.iter().map(|(digest, _)| *digest)
     }
 
-    /// The digest may not come back, and the slot commits to what returned in its place.
+    /// The digest may not come back. If it was committed, the slot's previous revision is again, whatever returned
+    /// at the seat that threw it out; if that may not come back either, the native rule.
     pub(crate) fn quarantine(&mut self, seat: Seat, digest: Digest, returned: Option<&RevisionId>, evidence: String) {
-        let now = self.now();
-        if self.quarantined.len() == QUARANTINED {
-            self.quarantined.pop_first();
-        }
-        self.quarantined.insert(digest, shorten(evidence.clone()));
-        match returned {
-            Some(id) => {
-                let outcome = Outcome::Committed {
-                    handover: "cold".to_owned(),
-                    evidence: "returned after a quarantine".to_owned(),
-                    pause_ns: 0,
-                };
-                self.seats.insert(key(seat), (id.clone(), outcome));
+        let (now, evidence) = (self.now(), shorten(evidence));
+        self.seat_lost(seat, returned);
+        if self.quarantine_of(digest).is_none() {
+            if self.quarantined.len() == QUARANTINED {
+                self.quarantined.pop_front();
             }
-            None => drop(self.seats.remove(&key(seat))),
+            self.quarantined.push_back((digest, evidence.clone()));
         }
         let state = self.slots.entry(seat.slot).or_default();
-        if state.committed.as_ref().is_none_or(|committed| committed.digest() != digest) {
-            return;
+        for known in [&mut state.committed, &mut state.previous].into_iter().flatten() {
+            if known.digest() == digest && !known.is_quarantined() {
+                known.enter(Stage::Quarantined, now, evidence.clone());
+            }
         }
-        let struck = state.committed.take().map(|mut struck| {
-            struck.enter(Stage::Quarantined, now, evidence);
-            struck
-        });
-        let back = state.previous.take().filter(|previous| Some(previous.revision.id()) == returned);
-        state.committed = back.map(|mut back| {
-            back.enter(Stage::Active, now, "returned after a quarantine");
-            back
-        });
-        state.previous = struck;
-    }
-
-    /// The seats of a slot that were last seen with this digest.
-    pub(crate) fn holders(&self, slot: Slot, digest: Digest) -> Vec<Option<u32>> {
-        let holds =
-            |(key, (id, _)): (&(Slot, Option<u32>), &Held)| (key.0 == slot && id.digest == digest).then_some(key.1);
-        self.seats.iter().filter_map(holds).collect()
+        if state.committed.as_ref().is_some_and(Known::is_quarantined) {
+            let back = state.previous.take_if(|previous| !previous.is_quarantined());
+            let back = back.map(|mut back| {
+                back.enter(Stage::Active, now, "returned after a quarantine");
+                back
+            });
+            state.previous = std::mem::replace(&mut state.committed, back);
+        }
     }
 
     pub(crate) fn describe(&self, slot: Slot) -> String {

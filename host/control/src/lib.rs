@@ -9,6 +9,7 @@ mod history;
 mod kind;
 mod ledger;
 mod report;
+mod seating;
 
 #[cfg(test)]
 mod fake;

@@ -56,8 +56,6 @@ pub enum Outcome {
     Pending,
     /// The seat's thread has ended; it takes the committed revision when it is started again.
     Stopped,
-    /// The seat had nothing to go back to.
-    NoPrevious,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -80,6 +78,7 @@ pub struct SlotReport {
     /// What a restarted replica takes; `None` is the native rule.
     pub committed: Option<RevisionReport>,
     pub descriptor: Option<DescriptorReport>,
+    /// What was committed before. Its last stage says whether it can come back: not if it is quarantined.
     pub previous: Option<RevisionReport>,
     /// The seats do not all hold the committed revision.
     pub mixed: bool,
