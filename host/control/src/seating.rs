@@ -33,6 +33,9 @@ pub(crate) struct Ready<K: Kind> {
 /// The seats of one slot that an order was given to, with what came of it.
 pub(crate) type Outcomes = Vec<(Seat, Outcome)>;
 
+/// What a seat says decides there; `None` is the native rule.
+type InForce = Result<Option<RevisionId>, NoAnswer>;
+
 impl Seating {
     pub(crate) fn new(ledger: Ledger, answer: Duration) -> Self {
         Self { answer, seats: OnceLock::new(), turn: Mutex::new(()), ledger: Mutex::new(ledger) }
@@ -153,7 +156,7 @@ impl Seating {
             return Ok(());
         };
         // A seat that is late gets the order too: it may hold anything. One that stopped restarts with what is committed.
-        let other = |answer: &Result<Option<RevisionId>, NoAnswer>| match answer {
+        let other = |answer: &InForce| match answer {
             Ok(id) => id.as_ref() != Some(source.revision()),
             Err(NoAnswer::Late) => true,
             Err(NoAnswer::Stopped) => false,
@@ -164,7 +167,7 @@ impl Seating {
     }
 
     /// The native rule is committed: what else is in force leaves, and what returns in its place then.
-    fn clear<K: Kind>(&self, in_force: Vec<(SeatOf<K>, Result<Option<RevisionId>, NoAnswer>)>) {
+    fn clear<K: Kind>(&self, in_force: Vec<(SeatOf<K>, InForce)>) {
         for (seat, answer) in in_force {
             let mut in_force = answer.ok().flatten();
             // A seat holds two revisions at the most.
