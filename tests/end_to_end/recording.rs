@@ -85,7 +85,7 @@ async fn what_was_recorded_replays_to_the_same_decisions_and_to_a_diff_through_a
     let other = [
         "all decisions",
         "config.json",
-        "recorded BatchingDecision { max_running: 8,",
+        "recorded BatchingDecision { max_running: ",
         "replayed BatchingDecision { max_running: 1,",
     ];
     let said = recorded.check("batching", "first-come", &["--config", &config], 1, &other);
