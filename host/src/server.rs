@@ -124,6 +124,12 @@ fn start_engine(
     control: &Arc<Control>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Engine> {
+    anyhow::ensure!(
+        config.max_queued_tokens >= u64::from(model.max_model_len),
+        "engine.max_queued_tokens: {} would turn a prompt of {} tokens away for ever: raise it, or lower max_model_len",
+        config.max_queued_tokens,
+        model.max_model_len
+    );
     let limits = EngineLimits {
         max_sequences: config.max_sequences,
         max_batched_tokens: config.max_batched_tokens,

@@ -95,6 +95,7 @@ fn flags_and_configuration_files() {
     fails(&["serve", "--no-such-flag"], &["--no-such-flag"]);
     fails(&["serve", "--policy", "batching=no-such-policy"], &["no-such-policy", "first-come"]);
     fails(&["serve", "--max-num-seqs", "0"], &["max_num_seqs"]);
+    fails(&["serve", "--port", "0", "--admin-port", "0", "--max-queued-tokens", "9"], &["max_queued_tokens", "2048"]);
     let folder = tempfile::tempdir().unwrap();
     let config = file(folder.path(), "sluice.toml", b"[engine]\nmax_num_seq = 4\n");
     fails(&["serve", "--config", &config], &["max_num_seq", "max_num_seqs"]);
