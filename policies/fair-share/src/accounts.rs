@@ -61,6 +61,7 @@ impl Accounts {
     pub(crate) fn export(&self) -> Vec<u8> {
         let mut bytes = Writer::default();
         bytes.f64(self.now);
+        bytes.u64(self.by_tenant.len() as u64);
         for (tenant, account) in &self.by_tenant {
             bytes.u64(*tenant);
             bytes.f64(account.counter);
@@ -74,14 +75,14 @@ impl Accounts {
     pub(crate) fn import(bytes: &[u8], capacity: u32) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         let mut accounts = Self { now: finite(reader.f64()?)?, ..Self::new(capacity) };
-        while !reader.is_empty() {
+        for _ in 0..reader.u64()? {
             let tenant = reader.u64()?;
             let counter = finite(reader.f64()?)?;
             let ahead = reader.u64()?;
             let weight = finite(reader.f64()?).filter(|weight| *weight > 0.0)?;
             *accounts.open(tenant, weight) = Account { counter, ahead, weight };
         }
-        Some(accounts)
+        reader.is_empty().then_some(accounts)
     }
 }
 
