@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 pub use crate::json::Value;
 use crate::json::{self, decimal, quoted};
 
-/// Written by [`config!`].
+/// Written by [`config!`](crate::config!).
 pub trait Configuration: Sized + Default {
     const KEYS: &'static [&'static str];
 
@@ -32,7 +32,7 @@ pub trait Setting: Sized {
     fn to_json(&self) -> String;
 }
 
-/// A setting that is one of a few names; written by [`choice!`].
+/// A setting that is one of a few names; written by [`choice!`](crate::choice!).
 pub trait Choice: Copy + 'static {
     const ALL: &'static [(&'static str, Self)];
 
