@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
     let model = load(&config.model, &config.engine, &clock)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = runtime.block_on(async {
-        let listeners = Listeners::bind(&config.server).await?;
+        let listeners = Listeners::bind(&config.server)?;
         Server::start(&config, model, &clock, listeners).await
     })?;
     let address = server.address;

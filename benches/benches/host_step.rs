@@ -46,7 +46,7 @@ fn measure(streams: usize, interval: Duration) -> anyhow::Result<Outcome> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = runtime.block_on(async {
-        let listeners = Listeners::bind(&config.server).await?;
+        let listeners = Listeners::bind(&config.server)?;
         Server::start(&config, model, &clock, listeners).await
     })?;
     let address = server.address;
@@ -111,10 +111,11 @@ fn main() -> anyhow::Result<()> {
     for (streams, interval) in [
         (1, 1000),
         (32, 5000),
+        (32, 1000),
         (128, 5000),
+        (128, 2000),
         (256, 8000),
         (256, 5000),
-        (256, 4000),
         (256, 3200),
         (256, 2560),
         (256, 2000),

@@ -42,7 +42,7 @@ fn serve(runtime: &Runtime, arguments: ServeArguments) -> Result<()> {
 /// From the first port to the last answer.
 async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let listeners = Listeners::bind(&config.server).await?;
+    let listeners = Listeners::bind(&config.server)?;
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
     let served = load(config, &clock).await?;
     let line = ModelLine {

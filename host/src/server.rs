@@ -15,7 +15,7 @@ use sluice_engine::replica::ReplicaConfig;
 use sluice_http::{Edge, EdgeConfig, EdgeLimits, EdgeParts, ModelCard, Phase, admin_router, openai_router, serve};
 use sluice_runtime::{INTERFACE_VERSION, Runtime, WASMTIME_VERSION};
 use sluice_telemetry::Metrics;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -52,15 +52,16 @@ pub struct Server {
     listeners: JoinSet<()>,
 }
 
+/// Connections that wait to be accepted: a burst beyond it is refused, and each comes again only after a second.
+const BACKLOG: u32 = 4096;
+
 /// How long connections may take to close once all answers have ended.
 const CLOSE: Duration = Duration::from_secs(2);
 
 impl Listeners {
-    pub async fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
-        Ok(Self {
-            api: bind(config.address, "--port").await?,
-            admin: bind(config.admin_address, "--admin-port").await?,
-        })
+    /// Within a runtime.
+    pub fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
+        Ok(Self { api: bind(config.address, "--port")?, admin: bind(config.admin_address, "--admin-port")? })
     }
 }
 
@@ -113,8 +114,14 @@ impl Server {
     }
 }
 
-async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).await.map_err(|reason| ServerError { address, flag, reason })
+fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|reason| ServerError { address, flag, reason })
 }
 
 fn start_engine(
