@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use sluice_checkpoint::{EmbeddedFiles, LoadFormat, ModelFiles};
 use sluice_core::{Batch, BlockId, Clock, Executor, Nanos, RequestId, Row, SamplingParams, TokenSource};
-use sluice_model::{CpuExecutor, EmbeddedFiles, LoadFormat, ModelFiles, StepLimits, load};
+use sluice_model::{CpuExecutor, StepLimits, load};
 
 /// 3.7 million parameters, as the model that ships.
 const CONFIG: &[u8] = br#"{

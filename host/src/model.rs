@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use sluice_core::{Clock, Digest, Executor, ExecutorError};
+use sluice_checkpoint::{LoadFormat, ModelFiles};
 use sluice_http::{ModelText, SamplingDefaults};
-use sluice_model::{CpuExecutor, LoadFormat, Model, ModelFiles, StepLimits};
+use sluice_model::{CpuExecutor, Model, StepLimits};
 
 use crate::config::{EngineConfig, KvBlocks, ModelConfig, ModelSource, ServedName};
 use crate::engine::MakeExecutor;

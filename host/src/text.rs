@@ -5,8 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
+use sluice_checkpoint::ModelFiles;
 use sluice_http::{Decoder, Message, ModelText, SamplingDefaults, TextError};
-use sluice_model::{ModelFiles, ModelInfo};
+use sluice_model::ModelInfo;
 use sluice_text::{Answer, ChatMessage, Text, TextFiles, TokenizerError, UnixSeconds};
 
 /// A model's text side, with what its folder says of sampling.

@@ -16,7 +16,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fair-share", &["sluice-sdk"]),
     ("sluice-core", &[]),
     ("sluice-text", &["sluice-core"]),
-    ("sluice-model", &["sluice-core"]),
+    ("sluice-checkpoint", &["sluice-core"]),
+    ("sluice-model", &["sluice-core", "sluice-checkpoint"]),
     ("sluice-engine", &["sluice-core"]),
     ("sluice-control", &["sluice-core", "sluice-engine"]),
     ("sluice-telemetry", &["sluice-core"]),
@@ -42,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "sluice-core",
             "sluice-text",
+            "sluice-checkpoint",
             "sluice-model",
             "sluice-engine",
             "sluice-control",

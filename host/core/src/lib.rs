@@ -12,6 +12,7 @@ pub mod executor;
 pub mod loader;
 pub mod mix;
 pub mod observer;
+pub mod philox;
 pub mod policy;
 pub mod request;
 pub mod revision;

@@ -1,6 +1,6 @@
 //! The model within the program: what is served where none is configured.
 
-use crate::{EmbeddedFiles, ModelFiles};
+use sluice_checkpoint::{EmbeddedFiles, ModelFiles};
 
 /// Bytes of a file that ships in the repository, by its name.
 macro_rules! files {
@@ -28,8 +28,10 @@ pub fn embedded() -> ModelFiles {
 
 #[cfg(test)]
 mod tests {
+    use sluice_checkpoint::LoadFormat;
+
     use super::*;
-    use crate::{LoadFormat, load};
+    use crate::load;
 
     #[test]
     fn it_loads_and_knows_where_an_answer_ends() {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::config::ConfigFile;
+use sluice_checkpoint::{ConfigFile, LoadError, LoadFormat, ModelFiles, Weights};
+
 use crate::kv::KvCache;
+use crate::qwen3;
 use crate::scratch::Scratch;
 use crate::step::Step;
-use crate::weights::Weights;
-use crate::{LoadError, ModelFiles, qwen3};
 
 /// Shared by the replicas that serve it: it holds weights and nothing of any sequence.
 pub trait Model: Send + Sync {
@@ -45,25 +45,14 @@ pub struct Dimensions {
     pub ffn: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoadFormat {
-    /// The checkpoint beside the configuration.
-    SafeTensors,
-    /// Random weights in the configuration's shapes: for measuring and testing without files.
-    Dummy { seed: u64 },
-}
-
 /// Loads the model whose `config.json` is among `files`.
 pub fn load(files: &ModelFiles, format: LoadFormat) -> Result<Arc<dyn Model>, LoadError> {
     let config = ConfigFile::read(files)?;
     let architecture = config.architecture()?;
-    let open = || match format {
-        LoadFormat::SafeTensors => Weights::open(files),
-        LoadFormat::Dummy { seed } => Ok(Weights::dummy(seed)),
-    };
+    let open = || Weights::open(files, format);
     match architecture.as_str() {
         qwen3::ARCHITECTURE => Ok(Arc::new(qwen3::Qwen3::load(files, &config, open)?)),
-        _ => Err(LoadError::UnknownArchitecture { found: architecture, supported: &[qwen3::ARCHITECTURE] }),
+        _ => Err(LoadError::UnknownArchitecture { found: architecture, supported: vec![qwen3::ARCHITECTURE] }),
     }
 }
 

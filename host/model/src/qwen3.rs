@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::config::{ConfigFile, wrong};
+use sluice_checkpoint::config::wrong;
+use sluice_checkpoint::{ConfigFile, LoadError, ModelFiles, Weights};
+
 use crate::kv::KvCache;
 use crate::layers::attention::Biases;
 use crate::layers::linear::Part;
@@ -10,8 +12,6 @@ use crate::layers::{Attention, Embedding, Linear, Mlp, QkNorm, RmsNorm, Rotary};
 use crate::model::{Dimensions, Model, ModelInfo};
 use crate::scratch::Scratch;
 use crate::step::Step;
-use crate::weights::Weights;
-use crate::{LoadError, ModelFiles};
 
 pub(crate) const ARCHITECTURE: &str = "Qwen3ForCausalLM";
 

@@ -8,7 +8,7 @@ use pulp::{Arch, Simd, WithSimd};
 use sluice_core::{Logprob, SampledToken, SamplingParams};
 
 use crate::layers::math::exp;
-use crate::random::uniform;
+use sluice_core::philox::uniform;
 
 /// Below it a temperature means greedy, as in vLLM.
 const GREEDY_BELOW: f32 = 1e-5;

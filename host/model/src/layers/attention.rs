@@ -3,12 +3,12 @@
 use super::linear::Part;
 use super::rotary::rotate;
 use super::{Linear, RmsNorm, paged};
-use crate::LoadError;
 use crate::kv::KvLayer;
 use crate::model::Dimensions;
 use crate::scratch::Scratch;
 use crate::step::Step;
-use crate::weights::Weights;
+use sluice_checkpoint::LoadError;
+use sluice_checkpoint::Weights;
 
 pub(crate) struct Attention {
     qkv: Linear,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::Linear;
 use super::linear::Part;
-use crate::LoadError;
 use crate::model::Dimensions;
-use crate::weights::Weights;
+use sluice_checkpoint::LoadError;
+use sluice_checkpoint::Weights;
 
 /// The table of a model whose head is tied to it is held once, in the head's layout.
 pub(crate) struct Embedding(Arc<Linear>);

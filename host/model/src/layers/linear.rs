@@ -7,8 +7,8 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::PARALLEL_WORK;
-use crate::LoadError;
-use crate::weights::Weights;
+use sluice_checkpoint::LoadError;
+use sluice_checkpoint::Weights;
 
 /// Outputs that lie side by side: four AVX-512 registers, eight of AVX2.
 const PANEL: usize = 64;
@@ -39,9 +39,9 @@ impl Linear {
         let mut rows = Vec::new();
         let mut biases = Vec::new();
         for part in parts {
-            rows.extend(weights.tensor(&format!("{}.weight", part.name), &[part.outputs, inputs])?);
+            rows.extend(weights.matrix(&format!("{}.weight", part.name), part.outputs, inputs)?.to_f32());
             if bias {
-                biases.extend(weights.tensor(&format!("{}.bias", part.name), &[part.outputs])?);
+                biases.extend(weights.vector(&format!("{}.bias", part.name), part.outputs)?);
             }
         }
         let outputs = parts.iter().map(|part| part.outputs).sum();
@@ -182,12 +182,19 @@ impl Panel<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+    use sluice_checkpoint::{LoadFormat, ModelFiles};
+
+    use super::*;
+
+    fn dummy(seed: u64) -> Weights {
+        let nowhere = ModelFiles::folder("nowhere");
+        Weights::open(&nowhere, LoadFormat::Dummy { seed }).unwrap()
+    }
 
     fn linear(seed: u64, inputs: usize, outputs: usize, bias: bool) -> Linear {
         let part = Part { name: "part", outputs };
-        Linear::load(&Weights::dummy(seed), &[part], inputs, bias).unwrap()
+        Linear::load(&dummy(seed), &[part], inputs, bias).unwrap()
     }
 
     fn forward(linear: &Linear, x: &[f32]) -> Vec<f32> {
@@ -207,7 +214,7 @@ mod tests {
             inputs in 1usize..100, outputs in 1usize..200, rows in 1usize..40, seed: u64, bias: bool,
         ) {
             let linear = linear(seed, inputs, outputs, bias);
-            let x = crate::dummy::tensor(seed, "x", &[rows, inputs]);
+            let x = sluice_checkpoint::dummy::tensor(seed, "x", &[rows, inputs]);
             let together = forward(&linear, &x);
             for (x, y) in x.chunks(inputs).zip(together.chunks(outputs)) {
                 prop_assert_eq!(forward(&linear, x), y);
@@ -217,9 +224,9 @@ mod tests {
         #[test]
         fn it_is_a_matrix_product(inputs in 1usize..100, outputs in 1usize..200, seed: u64) {
             let linear = linear(seed, inputs, outputs, true);
-            let weight = crate::dummy::tensor(seed, "part.weight", &[outputs, inputs]);
-            let bias = crate::dummy::tensor(seed, "part.bias", &[outputs]);
-            let x = crate::dummy::tensor(seed, "x", &[1, inputs]);
+            let weight = sluice_checkpoint::dummy::tensor(seed, "part.weight", &[outputs, inputs]);
+            let bias = sluice_checkpoint::dummy::tensor(seed, "part.bias", &[outputs]);
+            let x = sluice_checkpoint::dummy::tensor(seed, "x", &[1, inputs]);
             let mut unpacked = vec![0.0; inputs];
             for (output, y) in forward(&linear, &x).into_iter().enumerate() {
                 let row = &weight[output * inputs..][..inputs];

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::linear::Part;
 use super::math::silu;
 use super::{Linear, PARALLEL_WORK};
-use crate::LoadError;
 use crate::model::Dimensions;
 use crate::scratch::Scratch;
-use crate::weights::Weights;
+use sluice_checkpoint::LoadError;
+use sluice_checkpoint::Weights;
 
 pub(crate) struct Mlp {
     gate_up: Linear,

@@ -2,8 +2,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::LoadError;
-use crate::weights::Weights;
+use sluice_checkpoint::LoadError;
+use sluice_checkpoint::Weights;
 
 /// Partial sums: always as many, whatever the processor's registers hold, so that every machine adds alike.
 const LANES: usize = 16;
@@ -15,7 +15,7 @@ pub(crate) struct RmsNorm {
 
 impl RmsNorm {
     pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
-        Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[width])?, eps: eps as f32 })
+        Ok(Self { weight: weights.vector(&format!("{name}.weight"), width)?, eps: eps as f32 })
     }
 
     /// Each row of `x` on its own.

@@ -10,7 +10,7 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{ModelFiles, dummy};
+use sluice_checkpoint::{ModelFiles, dummy};
 
 pub(super) struct Checkpoint {
     pub(super) config: Value,

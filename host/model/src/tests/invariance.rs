@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::checkpoint::Checkpoint;
 use super::{Run, Runner};
-use crate::{LoadFormat, load};
+use sluice_checkpoint::LoadFormat;
+
+use crate::load;
 
 const BLOCKS: u32 = 64;
 const LENGTH: usize = 40;
@@ -47,7 +49,7 @@ struct FreeBlocks(Vec<u32>);
 impl FreeBlocks {
     fn new(seed: u64) -> Self {
         let mut blocks: Vec<u32> = (0..BLOCKS).collect();
-        blocks.sort_by_key(|block| crate::random::philox(seed, u128::from(*block)));
+        blocks.sort_by_key(|block| sluice_core::philox::philox(seed, u128::from(*block)));
         Self(blocks)
     }
 
@@ -97,7 +99,7 @@ proptest! {
 fn sequences(seed: u64, shared: usize) -> Vec<Sequence> {
     let token = |row: usize, index: usize| {
         let row = if index < shared && row == 1 { 0 } else { row };
-        crate::random::philox(seed, (row * LENGTH + index) as u128)[0] % 97
+        sluice_core::philox::philox(seed, (row * LENGTH + index) as u128)[0] % 97
     };
     let tokens = |row| (0..LENGTH).map(|index| token(row, index)).collect();
     (0..SEQUENCES).map(|row| Sequence { tokens: tokens(row), computed: 0, table: Vec::new() }).collect()

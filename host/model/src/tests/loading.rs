@@ -7,7 +7,9 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::checkpoint::{Checkpoint, Tensors, save};
-use crate::{EmbeddedFiles, LoadFormat, ModelFiles, load};
+use sluice_checkpoint::{EmbeddedFiles, LoadFormat, ModelFiles};
+
+use crate::load;
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::checkpoint::{Checkpoint, Stored};
 use super::{Run, Runner, argmax};
-use crate::{LoadFormat, ModelFiles, load};
+use sluice_checkpoint::{LoadFormat, ModelFiles};
+
+use crate::load;
 
 const LENGTHS: [usize; 4] = [37, 1, 16, 90];
 const NEW_TOKENS: usize = 12;

@@ -16,7 +16,7 @@ pub enum LoadError {
     #[error("`{file}`: key `{key}` {problem}")]
     ConfigKey { file: String, key: String, problem: String },
     #[error("`config.json` names the architecture `{found}`, and these are served: {}", supported.join(", "))]
-    UnknownArchitecture { found: String, supported: &'static [&'static str] },
+    UnknownArchitecture { found: String, supported: Vec<&'static str> },
     #[error("`{file}` is not a whole safetensors file ({source}): it is truncated or damaged, download it again")]
     Header { file: String, source: safetensors::SafeTensorError },
     #[error("`{file}` names the shard `{shard}`, which is not a plain file name: download the index again")]
@@ -36,8 +36,6 @@ pub enum TensorProblem {
     Dtype { file: String, found: safetensors::Dtype },
     #[error("in {file} holds {value} at index {index}: the checkpoint is damaged, download it again")]
     NotFinite { file: String, index: usize, value: f32 },
-    #[error("in {file} cannot be converted to F32: {source}")]
-    Convert { file: String, source: candle_core::Error },
 }
 
 /// A tensor's dimensions, outermost first.

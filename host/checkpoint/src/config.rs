@@ -11,46 +11,46 @@ const GENERATION: &str = "generation_config.json";
 const LARGEST: u64 = 1 << 24;
 
 /// A `config.json`, read key by key so that an error names its key.
-pub(crate) struct ConfigFile(Value);
+pub struct ConfigFile(Value);
 
 impl ConfigFile {
-    pub(crate) fn read(files: &ModelFiles) -> Result<Self, LoadError> {
+    pub fn read(files: &ModelFiles) -> Result<Self, LoadError> {
         let config = files.find_json(CONFIG)?;
         let missing = || LoadError::MissingFile { place: files.place(), file: CONFIG.to_owned() };
         config.map(Self).ok_or_else(missing)
     }
 
-    pub(crate) fn architecture(&self) -> Result<String, LoadError> {
+    pub fn architecture(&self) -> Result<String, LoadError> {
         let first = self.0.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
         first.map(str::to_owned).ok_or_else(|| wrong("architectures", "must be a list that names the architecture"))
     }
 
     /// A dimension: positive and below [`LARGEST`].
-    pub(crate) fn size(&self, key: &str) -> Result<usize, LoadError> {
+    pub fn size(&self, key: &str) -> Result<usize, LoadError> {
         self.optional_size(key)?.ok_or_else(|| missing(key))
     }
 
-    pub(crate) fn optional_size(&self, key: &str) -> Result<Option<usize>, LoadError> {
+    pub fn optional_size(&self, key: &str) -> Result<Option<usize>, LoadError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let size = value.as_u64().filter(|size| (1..=LARGEST).contains(size));
         let size = size.and_then(|size| usize::try_from(size).ok());
         size.map(Some).ok_or_else(|| wrong(key, &format!("is {value}, expected a whole number from 1 to {LARGEST}")))
     }
 
-    pub(crate) fn positive(&self, key: &str) -> Result<f64, LoadError> {
+    pub fn positive(&self, key: &str) -> Result<f64, LoadError> {
         let value = self.get(key).ok_or_else(|| missing(key))?;
         let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
         number.ok_or_else(|| wrong(key, &format!("is {value}, expected a positive number")))
     }
 
     /// False where it is absent, which is what the format says.
-    pub(crate) fn flag(&self, key: &str) -> Result<bool, LoadError> {
+    pub fn flag(&self, key: &str) -> Result<bool, LoadError> {
         let Some(value) = self.get(key) else { return Ok(false) };
         value.as_bool().ok_or_else(|| wrong(key, &format!("is {value}, expected true or false")))
     }
 
     /// Newer files keep it, with the rest of the rotary settings, in `rope_parameters`.
-    pub(crate) fn rope_theta(&self) -> Result<f64, LoadError> {
+    pub fn rope_theta(&self) -> Result<f64, LoadError> {
         let nested = self.get("rope_parameters").filter(|parameters| parameters.is_object());
         match nested {
             Some(parameters) => Self(parameters.clone()).positive("rope_theta"),
@@ -59,7 +59,7 @@ impl ConfigFile {
     }
 
     /// Refuses a setting whose meaning is not implemented, rather than serve wrong answers.
-    pub(crate) fn refuse(&self, key: &str, served: &[&str]) -> Result<(), LoadError> {
+    pub fn refuse(&self, key: &str, served: &[&str]) -> Result<(), LoadError> {
         let Some(value) = self.get(key) else { return Ok(()) };
         if value.as_str().is_some_and(|text| served.contains(&text)) || value == &Value::Bool(false) {
             return Ok(());
@@ -69,7 +69,7 @@ impl ConfigFile {
     }
 
     /// What `rope_parameters` or `rope_scaling` asks for beyond the plain rotary embedding is refused.
-    pub(crate) fn refuse_rope_scaling(&self) -> Result<(), LoadError> {
+    pub fn refuse_rope_scaling(&self) -> Result<(), LoadError> {
         for key in ["rope_parameters", "rope_scaling"] {
             if let Some(object) = self.get(key) {
                 let inner = Self(object.clone());
@@ -84,7 +84,7 @@ impl ConfigFile {
     }
 
     /// Tokens that end an answer: of `generation_config.json`, or else of this file. May be empty.
-    pub(crate) fn eos_ids(&self, files: &ModelFiles) -> Result<Vec<u32>, LoadError> {
+    pub fn eos_ids(&self, files: &ModelFiles) -> Result<Vec<u32>, LoadError> {
         let generation = files.find_json(GENERATION)?.map(Self);
         let key = "eos_token_id";
         let of = |config: &Self, file: &str| match config.get(key) {
@@ -117,6 +117,6 @@ fn missing(key: &str) -> LoadError {
     wrong(key, "is missing: download the file again, or take it from the model it belongs to")
 }
 
-pub(crate) fn wrong(key: &str, problem: &str) -> LoadError {
+pub fn wrong(key: &str, problem: &str) -> LoadError {
     LoadError::ConfigKey { file: CONFIG.to_owned(), key: key.to_owned(), problem: problem.to_owned() }
 }

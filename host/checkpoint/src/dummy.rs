@@ -1,10 +1,10 @@
 //! Random weights of a configuration's true shapes, where speed is measured and answers do not matter.
 
-use crate::random::philox;
+use sluice_core::philox::philox;
 
 /// A norm's weights lie around 1. A matrix is uniform with variance 1 / inputs, which keeps activations near 1.
 /// The values depend on the seed, the tensor's name and the index, on nothing else.
-pub(crate) fn tensor(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
+pub fn tensor(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let inputs = shape.last().copied().unwrap_or(1);
     let (middle, spread) = if shape.len() == 1 { (1.0, 0.1) } else { (0.0, (3.0 / inputs as f32).sqrt()) };
     let key = seed ^ fnv(name);

@@ -6,7 +6,7 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: u32 = 10;
 
-pub(crate) fn philox(key: u64, counter: u128) -> [u32; 4] {
+pub fn philox(key: u64, counter: u128) -> [u32; 4] {
     let mut key = [low(key), low(key >> 32)];
     let mut words = [0, 32, 64, 96].map(|shift| low((counter >> shift) as u64));
     for _ in 0..ROUNDS {
@@ -19,7 +19,7 @@ pub(crate) fn philox(key: u64, counter: u128) -> [u32; 4] {
 }
 
 /// Uniform in [0, 1), with the 53 bits that an `f64` holds.
-pub(crate) fn uniform(key: u64, counter: u128) -> f64 {
+pub fn uniform(key: u64, counter: u128) -> f64 {
     let [first, second, ..] = philox(key, counter);
     let bits = (u64::from(first) << 32 | u64::from(second)) >> 11;
     bits as f64 / (1u64 << 53) as f64

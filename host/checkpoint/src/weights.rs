@@ -1,22 +1,30 @@
-//! Tensors by name, checked against the shape that the configuration asks for and widened to F32.
+//! Tensors by name, checked against the shape that the configuration asks for.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
 
 use crate::dummy;
 use crate::error::{Shape, TensorProblem};
 use crate::files::FileBytes;
-use crate::{LoadError, ModelFiles};
+use crate::{LoadError, MatrixData, ModelFiles, StoredMatrix};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoadFormat {
+    /// The checkpoint beside the configuration.
+    SafeTensors,
+    /// Random weights in the configuration's shapes: for measuring and testing without files.
+    Dummy { seed: u64 },
+}
+
 /// Where a model's numbers come from, and how many it took.
-pub(crate) struct Weights {
+pub struct Weights {
     source: Source,
     parameters: Cell<u64>,
 }
@@ -45,12 +53,11 @@ struct Shard {
 }
 
 impl Weights {
-    pub(crate) fn open(files: &ModelFiles) -> Result<Self, LoadError> {
-        Ok(Self::new(Source::Stored(Checkpoint::open(files)?)))
-    }
-
-    pub(crate) fn dummy(seed: u64) -> Self {
-        Self::new(Source::Dummy { seed })
+    pub fn open(files: &ModelFiles, format: LoadFormat) -> Result<Self, LoadError> {
+        Ok(Self::new(match format {
+            LoadFormat::SafeTensors => Source::Stored(Checkpoint::open(files)?),
+            LoadFormat::Dummy { seed } => Source::Dummy { seed },
+        }))
     }
 
     fn new(source: Source) -> Self {
@@ -58,20 +65,36 @@ impl Weights {
     }
 
     /// Of all tensors that were taken so far.
-    pub(crate) fn parameters(&self) -> u64 {
+    pub fn parameters(&self) -> u64 {
         self.parameters.get()
     }
 
-    /// Values in row-major order, all of them finite. Allocates nothing before the header agreed to `shape`.
-    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let values = match &self.source {
+    /// A vector, such as a bias or the weights of a norm.
+    pub fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, LoadError> {
+        let data = self.data(name, &[length])?;
+        Ok(StoredMatrix { outputs: 1, inputs: length, data }.to_f32())
+    }
+
+    /// A matrix of shape `[outputs, inputs]`.
+    pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<StoredMatrix<'_>, LoadError> {
+        let data = self.data(name, &[outputs, inputs])?;
+        Ok(StoredMatrix { outputs, inputs, data })
+    }
+
+    /// All numbers are finite. Allocates nothing before the header agreed to `shape`.
+    fn data(&self, name: &str, shape: &[usize]) -> Result<MatrixData<'_>, LoadError> {
+        let data = match &self.source {
             Source::Stored(checkpoint) => checkpoint
-                .tensor(name, shape)
+                .data(name, shape)
                 .map_err(|problem| LoadError::Tensor { tensor: name.to_owned(), problem: Box::new(problem) })?,
-            Source::Dummy { seed } => dummy::tensor(*seed, name, shape),
+            Source::Dummy { seed } => {
+                let values = dummy::tensor(*seed, name, shape);
+                MatrixData::F32(values.into_iter().flat_map(f32::to_le_bytes).collect())
+            }
         };
-        self.parameters.set(self.parameters.get() + values.len() as u64);
-        Ok(values)
+        let count: usize = shape.iter().product();
+        self.parameters.set(self.parameters.get() + count as u64);
+        Ok(data)
     }
 }
 
@@ -104,7 +127,7 @@ impl Checkpoint {
         Ok(Self { shards, index })
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorProblem> {
+    fn data(&self, name: &str, shape: &[usize]) -> Result<MatrixData<'_>, TensorProblem> {
         let missing = |file: &str| TensorProblem::Missing { file: file.to_owned() };
         let shard = match self.index.get(name) {
             Some(place) => &self.shards[*place],
@@ -125,33 +148,25 @@ impl Shard {
         Ok(Self { file: file.to_owned(), bytes, metadata, data_start })
     }
 
-    fn read(&self, info: &TensorInfo, expected: &[usize]) -> Result<Vec<f32>, TensorProblem> {
-        let file = self.file.clone();
+    fn read(&self, info: &TensorInfo, expected: &[usize]) -> Result<MatrixData<'_>, TensorProblem> {
+        let file = || self.file.clone();
         if info.shape != expected {
             let (expected, found) = (Shape(expected.to_vec()), Shape(info.shape.clone()));
-            return Err(TensorProblem::Shape { file, expected, found });
+            return Err(TensorProblem::Shape { file: file(), expected, found });
         }
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            found => return Err(TensorProblem::Dtype { file, found }),
-        };
         let (start, end) = info.data_offsets;
-        let raw = &self.bytes[self.data_start + start..self.data_start + end];
-        let values = match widen(raw, dtype, expected) {
-            Ok(values) => values,
-            Err(source) => return Err(TensorProblem::Convert { file, source }),
+        let raw = Cow::Borrowed(&self.bytes[self.data_start + start..self.data_start + end]);
+        let data = match info.dtype {
+            Dtype::F32 => MatrixData::F32(raw),
+            Dtype::F16 => MatrixData::F16(raw),
+            Dtype::BF16 => MatrixData::Bf16(raw),
+            found => return Err(TensorProblem::Dtype { file: file(), found }),
         };
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(index) => Err(TensorProblem::NotFinite { file, index, value: values[index] }),
+        match data.first_not_finite() {
+            None => Ok(data),
+            Some((index, value)) => Err(TensorProblem::NotFinite { file: file(), index, value }),
         }
     }
-}
-
-fn widen(raw: &[u8], dtype: DType, shape: &[usize]) -> candle_core::Result<Vec<f32>> {
-    Tensor::from_raw_buffer(raw, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
 
 /// A shard lies beside its index: a name that leads elsewhere is refused.
