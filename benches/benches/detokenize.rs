@@ -3,15 +3,15 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sluice_text::{Answer, ChatMessage, Text, TextFiles, UnixSeconds};
+use sluice_text::{Answer, ChatMessage, ChatRequest, Text, TextFiles, TokenizerFile, UnixSeconds};
 
 const TOKENIZER: &str = include_str!("../../host/model/embedded/tokenizer.json");
 const PROSE: &str = "The KV cache is divided into blocks of a fixed number of tokens. A sequence takes a block when it \
                      needs one and gives all of them back when it ends, so no memory is lost to gaps. Déjà vu: 水門 🦀.";
 
 fn text(tokenizer: &str) -> Text {
-    let files = TextFiles { tokenizer: tokenizer.as_bytes().to_vec(), ..TextFiles::default() };
-    Text::new(&files).expect("the embedded tokenizer is valid")
+    let tokenizer = TokenizerFile::Json(tokenizer.as_bytes().to_vec());
+    Text::new(&TextFiles::new(tokenizer)).expect("the embedded tokenizer is valid")
 }
 
 /// The same tokenizer, written so that its decoder is not known to work token by token.
@@ -56,8 +56,8 @@ fn tokens_to_text(c: &mut Criterion) {
 
 fn text_to_tokens(c: &mut Criterion) {
     let text = text(TOKENIZER);
-    let chat = [("system", "You are a helpful assistant."), ("user", PROSE)]
-        .map(|(role, content)| ChatMessage { role: role.to_owned(), content: content.to_owned() });
+    let chat = [("system", "You are a helpful assistant."), ("user", PROSE)];
+    let chat = ChatRequest::new(chat.map(|(role, content)| ChatMessage::new(role, content)).to_vec());
     c.bench_function("a chat of two messages to tokens", |b| {
         b.iter(|| text.prompt_for_chat(black_box(&chat), u32::MAX, UnixSeconds(0)));
     });

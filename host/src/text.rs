@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sluice_checkpoint::ModelFiles;
 use sluice_http::{Decoder, Message, ModelText, SamplingDefaults, TextError};
 use sluice_model::ModelInfo;
-use sluice_text::{Answer, ChatMessage, Text, TextFiles, TokenizerError, UnixSeconds};
+use sluice_text::{Answer, ChatMessage, ChatRequest, Text, TextFiles, TokenizerError, TokenizerFile, UnixSeconds};
 
 /// A model's text side, with what its folder says of sampling.
 pub(crate) struct ServedText {
@@ -49,7 +49,7 @@ fn text_files(files: &ModelFiles) -> Result<TextFiles> {
     }
     let optional = |name| files.find(name).map(|bytes| bytes.map(|bytes| bytes.to_vec()));
     Ok(TextFiles {
-        tokenizer: files.open("tokenizer.json")?.to_vec(),
+        tokenizer: TokenizerFile::Json(files.open("tokenizer.json")?.to_vec()),
         tokenizer_config: optional("tokenizer_config.json")?,
         generation_config: optional("generation_config.json")?,
         config: optional("config.json")?,
@@ -72,9 +72,9 @@ fn defaults(generation_config: Option<&[u8]>) -> Result<SamplingDefaults> {
 
 impl ModelText for Served {
     fn chat(&self, messages: &[Message], most: u32) -> Result<Vec<u32>, TextError> {
-        let message = |message: &Message| ChatMessage { role: message.role.clone(), content: message.content.clone() };
-        let messages: Vec<ChatMessage> = messages.iter().map(message).collect();
-        self.text.prompt_for_chat(&messages, most, now()).map_err(refusal)
+        let message = |message: &Message| ChatMessage::new(&message.role, &message.content);
+        let request = ChatRequest::new(messages.iter().map(message).collect());
+        self.text.prompt_for_chat(&request, most, now()).map_err(refusal)
     }
 
     fn encode(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {

@@ -9,9 +9,11 @@ pub enum TokenizerError {
     Malformed { reason: String },
     #[error("the tokenizer has no tokens: tokenizer.json needs a vocabulary")]
     Empty,
+    #[error("the tokenizer has a token with an id of {limit} or more: tokenizer.json is broken")]
+    TooManyIds { limit: u32 },
     #[error(
-        "the tokenizer makes token {highest}, but the model has only {model} rows: tokenizer.json and the weights \
-         belong to different models"
+        "the tokenizer makes token {highest}, but the model has only {model} rows: the tokenizer and the weights belong \
+         to different models"
     )]
     Misfit { highest: u32, model: u32 },
     #[error("the text has {bytes} bytes, the limit is {limit}: shorten it")]
@@ -20,6 +22,66 @@ pub enum TokenizerError {
     TooManyTokens { most: u32 },
     #[error("the text cannot be tokenised: {reason}")]
     Encode { reason: String },
+    #[error("qwen.tiktoken: {0}; download it again")]
+    Ranks(#[from] RanksError),
+    #[error("the GGUF file's tokenizer: {0}; put tokenizer.json beside the file, or convert the model again")]
+    Gguf(#[from] GgufError),
+    #[error("no tokenizer can be built: {reason}")]
+    Build { reason: String },
+}
+
+/// What is wrong with a `qwen.tiktoken`; lines count from 1.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RanksError {
+    #[error("it has {bytes} bytes, the limit is {limit}: is it the right file?")]
+    TooLarge { bytes: usize, limit: usize },
+    #[error("it is empty")]
+    Empty,
+    #[error("line {line} is not a token in base64, a space and a rank")]
+    NoPair { line: u64 },
+    #[error("line {line}: the token is not base64")]
+    NotBase64 { line: u64 },
+    #[error("line {line}: the token has {bytes} bytes, 1 to {limit} are possible")]
+    Length { line: u64, bytes: usize, limit: usize },
+    #[error("line {line} has the rank {rank} where {expected} must follow")]
+    Order { line: u64, rank: u64, expected: u64 },
+    #[error("line {line} holds the same token as line {first}")]
+    Duplicate { line: u64, first: u64 },
+    #[error("the byte {byte:#04x} is no token by itself")]
+    MissingByte { byte: u8 },
+    #[error("line {line}: the token cannot be merged from two earlier ones")]
+    Orphan { line: u64 },
+    #[error("line {line} holds the special token {name}, which comes after all ranks")]
+    Special { line: u64, name: String },
+}
+
+/// What is wrong with the tokenizer in a GGUF file's metadata.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum GgufError {
+    #[error("tokenizer.ggml.model is `{model}`, only `gpt2` is known")]
+    Model { model: String },
+    #[error("tokenizer.ggml.pre is `{pre}`, only `qwen2` is known")]
+    Pre { pre: String },
+    #[error("there are {tokens} tokens and {types} token types")]
+    Types { tokens: usize, types: usize },
+    #[error("there are {tokens} tokens and {merges} merges, the limit is {limit} each")]
+    TooMany { tokens: usize, merges: usize, limit: usize },
+    #[error("tokens and merges have {bytes} bytes, the limit is {limit}")]
+    TooLarge { bytes: usize, limit: usize },
+    #[error("{key} is {id}, but there are only {tokens} tokens")]
+    NoSuchToken { key: &'static str, id: u32, tokens: usize },
+    #[error("token {id} is not spelled in bytes: {name:?}")]
+    Spelling { id: u32, name: String },
+    #[error("token {id} is empty")]
+    Nameless { id: u32 },
+    #[error("token {id} is of type {kind}, which a byte-level tokenizer does not have")]
+    Kind { id: u32, kind: i32 },
+    #[error("token {id} is the same as token {first}: {name:?}")]
+    Duplicate { id: u32, first: u32, name: String },
+    #[error("the byte {byte:#04x} is no token by itself")]
+    MissingByte { byte: u8 },
+    #[error("merge {index} does not make a token out of two: {merge:?}")]
+    Merge { index: usize, merge: String },
 }
 
 /// A chat template that cannot be used, or that refused a chat.
@@ -36,6 +98,10 @@ pub enum TemplateError {
         "the chat template did not end within its {fuel} units of fuel: send fewer messages or correct the template"
     )]
     OutOfFuel { fuel: u64 },
+    #[error("chat_template_kwargs: `{name}` cannot be set; leave it out")]
+    Kwarg { name: String },
+    #[error("chat_template_kwargs has {count} entries, at most {limit} are possible")]
+    TooManyKwargs { count: usize, limit: usize },
     #[error("the chat template makes more than {limit} bytes of these messages: send less")]
     TooLong { limit: usize },
     #[error("the chat template failed: {reason}")]
@@ -58,8 +124,8 @@ pub enum StopError {
 pub enum FilesError {
     #[error("{path}: {source}")]
     Unreadable { path: String, source: std::io::Error },
-    #[error("{path} is missing: without it text cannot be tokenised")]
-    NoTokenizer { path: String },
+    #[error("{folder} has neither tokenizer.json nor qwen.tiktoken: without one of them text cannot be tokenised")]
+    NoTokenizer { folder: String },
     #[error("{path} has more than {limit} bytes: is it the right file?")]
     TooLarge { path: String, limit: u64 },
 }

@@ -5,14 +5,14 @@ use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use crate::error::FilesError;
-use crate::{MAX_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES};
+use crate::{MAX_RANKS_BYTES, MAX_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES};
 
 const MAX_CONFIG_BYTES: usize = 4 * 1024 * 1024;
 
 /// Contents, as they are; only the tokenizer must be there.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TextFiles {
-    pub tokenizer: Vec<u8>,
+    pub tokenizer: TokenizerFile,
     pub tokenizer_config: Option<Vec<u8>>,
     pub generation_config: Option<Vec<u8>>,
     pub config: Option<Vec<u8>>,
@@ -20,18 +20,37 @@ pub struct TextFiles {
     pub chat_template: Option<Vec<u8>>,
 }
 
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TokenizerFile {
+    /// `tokenizer.json`, which wins.
+    Json(Vec<u8>),
+    /// `qwen.tiktoken`, of Qwen's first models.
+    Tiktoken(Vec<u8>),
+}
+
 impl TextFiles {
+    /// A tokenizer and nothing else.
+    pub fn new(tokenizer: TokenizerFile) -> Self {
+        Self { tokenizer, tokenizer_config: None, generation_config: None, config: None, chat_template: None }
+    }
+
     pub fn read(folder: &Path) -> Result<Self, FilesError> {
-        let tokenizer = folder.join("tokenizer.json");
         Ok(Self {
-            tokenizer: read(&tokenizer, MAX_TOKENIZER_BYTES)?
-                .ok_or_else(|| FilesError::NoTokenizer { path: tokenizer.display().to_string() })?,
+            tokenizer: tokenizer(folder)?,
             tokenizer_config: read(&folder.join("tokenizer_config.json"), MAX_CONFIG_BYTES)?,
             generation_config: read(&folder.join("generation_config.json"), MAX_CONFIG_BYTES)?,
             config: read(&folder.join("config.json"), MAX_CONFIG_BYTES)?,
             chat_template: read(&folder.join("chat_template.jinja"), MAX_TEMPLATE_BYTES)?,
         })
     }
+}
+
+fn tokenizer(folder: &Path) -> Result<TokenizerFile, FilesError> {
+    if let Some(json) = read(&folder.join("tokenizer.json"), MAX_TOKENIZER_BYTES)? {
+        return Ok(TokenizerFile::Json(json));
+    }
+    let ranks = read(&folder.join("qwen.tiktoken"), MAX_RANKS_BYTES)?;
+    ranks.map(TokenizerFile::Tiktoken).ok_or_else(|| FilesError::NoTokenizer { folder: folder.display().to_string() })
 }
 
 /// `None` if there is no such file.
@@ -58,10 +77,14 @@ mod tests {
     #[test]
     fn a_folder_needs_a_tokenizer_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(TextFiles::read(folder.path()), Err(FilesError::NoTokenizer { .. })));
+        let none = TextFiles::read(folder.path()).unwrap_err().to_string();
+        assert!(none.contains("tokenizer.json") && none.contains("qwen.tiktoken"), "{none}");
+        fs::write(folder.path().join("qwen.tiktoken"), "IQ== 0").unwrap();
+        let ranks = TokenizerFile::Tiktoken(b"IQ== 0".to_vec());
+        assert_eq!(TextFiles::read(folder.path()).unwrap(), TextFiles::new(ranks));
         fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
-        let expected = TextFiles { tokenizer: b"{}".to_vec(), ..TextFiles::default() };
-        assert_eq!(TextFiles::read(folder.path()).unwrap(), expected);
+        let json = TokenizerFile::Json(b"{}".to_vec());
+        assert_eq!(TextFiles::read(folder.path()).unwrap(), TextFiles::new(json));
 
         fs::write(folder.path().join("chat_template.jinja"), "x".repeat(MAX_TEMPLATE_BYTES + 1)).unwrap();
         assert!(matches!(TextFiles::read(folder.path()), Err(FilesError::TooLarge { .. })));

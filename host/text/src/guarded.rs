@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 
+use crate::error::TemplateError;
 use crate::special::{Special, Specials};
 
 pub(crate) struct Guard<'s> {
@@ -72,6 +73,19 @@ impl<'s> Guard<'s> {
         bytes
     }
 
+    /// What a template says of a client's text, without marks.
+    pub(crate) fn unmark(&self, error: TemplateError) -> TemplateError {
+        match error {
+            TemplateError::Refused { reason } => {
+                TemplateError::Refused { reason: self.without_marks(&reason).into_owned() }
+            }
+            TemplateError::Failed { reason } => {
+                TemplateError::Failed { reason: self.without_marks(&reason).into_owned() }
+            }
+            other => other,
+        }
+    }
+
     fn without_marks<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if text.contains(self.mark) { Cow::Owned(text.replace(self.mark, "")) } else { Cow::Borrowed(text) }
     }
@@ -85,13 +99,13 @@ impl<'s> Guard<'s> {
             cuts.push(from);
         }
         // Templates trim: what counts is the edge of the text within the white space.
+        let inner = text.trim();
         let begin = text.len() - text.trim_start().len();
-        let end = text.trim_end().len();
-        if begin < end && self.specials.iter().any(|special| ends_in(special, &text[begin..end])) {
+        if self.specials.iter().any(|special| ends_in(special, inner) || lies_in(special, inner)) {
             cuts.push(begin);
         }
-        if begin < end && self.specials.iter().any(|special| begins_in(special, &text[begin..end])) {
-            cuts.push(end);
+        if self.specials.iter().any(|special| begins_in(special, inner)) {
+            cuts.push(begin + inner.len());
         }
         cuts.sort_unstable();
         cuts.dedup();
@@ -108,6 +122,13 @@ pub(crate) enum Part<'t> {
 fn ends_in(special: &Special, text: &str) -> bool {
     let inner = special.content.char_indices().skip(1).map(|(at, _)| at);
     inner.into_iter().any(|at| text.starts_with(&special.content[at..]))
+}
+
+/// Text on both sides of `text` could make a special token together with it. A plain word is let through: templates
+/// compare it with words of their own, and some make the marks of a role out of its name.
+fn lies_in(special: &Special, text: &str) -> bool {
+    let word = text.chars().all(|c| c.is_alphanumeric() || c == '_');
+    !word && special.content.len() > text.len() + 1 && special.content.contains(text)
 }
 
 /// Text after `text` could make a special token together with its end.
@@ -177,6 +198,20 @@ mod tests {
                 assert!(!parts(&guard, &rendered).contains('['), "{rendered}");
             }
         }
+    }
+
+    #[test]
+    fn a_token_is_not_put_together_around_a_clients_text() {
+        let specials = specials();
+        for (text, whole) in [("|a|", "<|a|>"), (" |a|\n", "<|a|>"), ("|b", "<|b|>"), ("|", "<|a|>")] {
+            let guard = Guard::new(&specials, [text].into_iter());
+            let (before, after) = whole.split_once(text.trim()).unwrap();
+            let rendered = format!("{before}{}{after}", guard.guard(text).trim());
+            assert_eq!(parts(&guard, &rendered), whole);
+        }
+        // A role's name may be what the template makes a mark of.
+        let guard = Guard::new(&specials, ["a"].into_iter());
+        assert_eq!(parts(&guard, &format!("<|{}|>", guard.guard("a"))), "[1]");
     }
 
     proptest! {

@@ -1,47 +1,166 @@
-//! `tojson` as chat templates expect it: Python's `json.dumps`, which unlike minijinja's own escapes no HTML.
+//! JSON as a client wrote it: unlike a map, an object keeps the order of its keys, which templates show to the model.
 
-use std::io::{self, Write};
+use minijinja::Value;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Number;
 
-use minijinja::value::Kwargs;
-use minijinja::{Error, ErrorKind, Value};
-use serde::Serialize as _;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+#[derive(Clone, PartialEq, Debug)]
+pub enum Json {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Json>),
+    /// Of two equal keys the later counts.
+    Object(Vec<(String, Json)>),
+}
 
-const MAX_INDENT: usize = 16;
-
-/// Spaces after commas and colons, as Python puts them.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+impl Json {
+    pub fn text(text: &str) -> Self {
+        Self::Text(text.to_owned())
     }
 
-    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    /// The member of an object.
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        let Self::Object(members) = self else { return None };
+        members.iter().rev().find_map(|(name, value)| (name == key).then_some(value))
     }
 
-    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        let Self::Object(members) = self else { return None };
+        members.iter_mut().rev().find_map(|(name, value)| (name == key).then_some(value))
+    }
+
+    /// Calls `see` with every text in it, keys too.
+    pub(crate) fn each_text<'j>(&'j self, see: &mut impl FnMut(&'j str)) {
+        match self {
+            Self::Text(text) => see(text),
+            Self::List(items) => items.iter().for_each(|item| item.each_text(see)),
+            Self::Object(members) => members.iter().for_each(|(key, value)| {
+                see(key);
+                value.each_text(see);
+            }),
+            Self::Null | Self::Bool(_) | Self::Number(_) => {}
+        }
+    }
+
+    /// What a template sees, with every text in it, keys too, changed by `with`.
+    pub(crate) fn value(&self, with: &impl Fn(&str) -> String) -> Value {
+        match self {
+            Self::Null => Value::from(()),
+            Self::Bool(value) => Value::from(*value),
+            Self::Number(number) => number_value(number),
+            Self::Text(text) => Value::from(with(text)),
+            Self::List(items) => items.iter().map(|item| item.value(with)).collect(),
+            Self::Object(members) => {
+                Value::from_pairs(members.iter().map(|(key, value)| (with(key), value.value(with))))
+            }
+        }
     }
 }
 
-/// `ensure_ascii=false` is accepted, since nothing is escaped anyway; other options are errors.
-pub(crate) fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
-    let indent = indent.or(options.get("indent")?);
-    if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii=true is not supported"));
-    }
-    options.assert_all_used()?;
-    let mut out = Vec::new();
-    let written = match indent {
-        None => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
-        Some(indent) => {
-            let spaces = " ".repeat(indent.min(MAX_INDENT));
-            value.serialize(&mut Serializer::with_formatter(&mut out, PrettyFormatter::with_indent(spaces.as_bytes())))
+fn number_value(number: &Number) -> Value {
+    let whole = number.as_i64().map(Value::from).or(number.as_u64().map(Value::from));
+    whole.or(number.as_f64().map(Value::from)).unwrap_or_default()
+}
+
+impl From<serde_json::Value> for Json {
+    fn from(value: serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::Null => Self::Null,
+            serde_json::Value::Bool(value) => Self::Bool(value),
+            serde_json::Value::Number(number) => Self::Number(number),
+            serde_json::Value::String(text) => Self::Text(text),
+            serde_json::Value::Array(items) => Self::List(items.into_iter().map(Self::from).collect()),
+            serde_json::Value::Object(members) => {
+                Self::Object(members.into_iter().map(|(key, value)| (key, value.into())).collect())
+            }
         }
-    };
-    let failed = |reason: String| Error::new(ErrorKind::InvalidOperation, format!("tojson: {reason}"));
-    written.map_err(|error| failed(error.to_string()))?;
-    String::from_utf8(out).map_err(|error| failed(error.to_string()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(JsonVisitor)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Json, E> {
+        Number::from_f64(value).map(Json::Number).ok_or_else(|| E::custom("a number must be finite"))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Json, E> {
+        Ok(Json::text(text))
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<Json, E> {
+        Ok(Json::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Json::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
+        let mut object = Vec::new();
+        while let Some(member) = members.next_entry()? {
+            object.push(member);
+        }
+        Ok(Json::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_keeps_the_order_of_its_keys() {
+        let json: Json = serde_json::from_str(r#"{"z": [1, -2, 2.5, null], "a": {"z": true, "a": "x"}}"#).unwrap();
+        let mut texts = Vec::new();
+        json.each_text(&mut |text| texts.push(text));
+        assert_eq!(texts, ["z", "a", "z", "a", "x"]);
+        let shown = json.value(&|text| format!("{text}!")).to_string();
+        assert_eq!(shown, "{'z!': [1, -2, 2.5, None], 'a!': {'z!': True, 'a!': 'x!'}}");
+        assert_eq!(json.get("a").and_then(|a| a.get("a")), Some(&Json::text("x")));
+        assert_eq!(json.get("b"), None);
+        assert_eq!(
+            Json::from(serde_json::json!([1, {"a": "b"}])),
+            serde_json::from_str("[1, {\"a\": \"b\"}]").unwrap()
+        );
+    }
+
+    #[test]
+    fn a_nesting_without_end_is_refused() {
+        assert!(serde_json::from_str::<Json>(&"[".repeat(100_000)).is_err());
+    }
 }

@@ -1,5 +1,7 @@
 //! The bytes of every token of a byte-level tokenizer, laid out once, so that decoding a token is one look-up.
 
+use crate::alphabet;
+
 /// Of a token that is skipped, special tokens above all, nothing.
 #[derive(Debug)]
 pub(crate) struct Pieces {
@@ -11,11 +13,10 @@ pub(crate) struct Pieces {
 impl Pieces {
     /// `tokens` are the names of tokens 0, 1, …; `None` for one that does not exist or is skipped.
     pub(crate) fn new(tokens: impl Iterator<Item = Option<String>>) -> Self {
-        let alphabet = alphabet();
         let (mut bytes, mut bounds) = (Vec::new(), vec![0]);
         for token in tokens {
             if let Some(name) = token {
-                match name.chars().map(|c| byte_of(&alphabet, c)).collect::<Option<Vec<u8>>>() {
+                match alphabet::read(&name) {
                     Some(spelled) => bytes.extend(spelled),
                     // An added token may be written in plain characters: it stands for itself.
                     None => bytes.extend(name.as_bytes()),
@@ -46,26 +47,6 @@ impl Pieces {
         }
         alone.iter().all(|&has_token| has_token).then(|| tokens().map(<[u8]>::len).max()).flatten()
     }
-}
-
-/// GPT-2's way to write any byte as a visible character: printable Latin-1 stands for itself, the 68 others for the
-/// characters from 256 on, in order. Index: character; value: byte.
-fn alphabet() -> [Option<u8>; 512] {
-    let mut bytes = [None; 512];
-    let mut next = 256;
-    for byte in 0..=255_u8 {
-        if matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF) {
-            bytes[usize::from(byte)] = Some(byte);
-        } else {
-            bytes[next] = Some(byte);
-            next += 1;
-        }
-    }
-    bytes
-}
-
-fn byte_of(alphabet: &[Option<u8>; 512], c: char) -> Option<u8> {
-    alphabet.get(c as usize).copied().flatten()
 }
 
 #[cfg(test)]

@@ -4,48 +4,35 @@ use std::error::Error as _;
 use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+use crate::ChatRequest;
 use crate::date::UnixSeconds;
 use crate::error::TemplateError;
-use crate::json::tojson;
+use crate::tojson::tojson;
 
 pub const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
 pub const MAX_RENDERED_BYTES: usize = 8 * 1024 * 1024;
 /// One unit per instruction and per 64 bytes: a template of fifty instructions a message has room for 10,000 messages.
 const FUEL: u64 = 1_000_000;
 const NAME: &str = "chat_template";
-/// For a model that brings no template.
-const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
-                      {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
-/// One message of a chat, its content already one text.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ChatMessage {
-    pub role: String,
-    pub content: String,
-}
+/// A request's `chat_template_kwargs` cannot stand for these.
+const HOST_NAMES: [&str; 5] = ["messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"];
 
 /// Comes from the model's folder, never from a request.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
-    bos_token: String,
-    eos_token: String,
+    /// By name: `bos_token` and the like.
+    tokens: Vec<(String, String)>,
 }
 
 /// Why a template called `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refusal(String);
-
-impl ChatMessage {
-    fn value(&self) -> Value {
-        context! { role => self.role.as_str(), content => self.content.as_str() }
-    }
-}
 
 impl ChatTemplate {
     pub fn new(source: &str) -> Result<Self, TemplateError> {
@@ -55,17 +42,14 @@ impl ChatTemplate {
         let mut environment = environment()?;
         let added = environment.add_template_owned(NAME, without_generation_tags(source));
         added.map_err(|error| TemplateError::Syntax { reason: reason(&error) })?;
-        Ok(Self { environment, source: source.to_owned(), bos_token: String::new(), eos_token: String::new() })
+        Ok(Self { environment, source: source.to_owned(), tokens: Vec::new() })
     }
 
-    pub fn chatml() -> Result<Self, TemplateError> {
-        Self::new(CHATML)
-    }
-
-    /// What the template sees as `bos_token` and `eos_token`.
-    pub fn with_tokens(mut self, bos_token: &str, eos_token: &str) -> Self {
-        self.bos_token = bos_token.to_owned();
-        self.eos_token = eos_token.to_owned();
+    /// The texts that the template sees by these names, such as `bos_token`; an empty one is as good as none.
+    #[must_use]
+    pub fn with_tokens<'t>(mut self, tokens: impl IntoIterator<Item = (&'t str, &'t str)>) -> Self {
+        let named = tokens.into_iter().filter(|(_, text)| !text.is_empty());
+        self.tokens = named.map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
         self
     }
 
@@ -73,21 +57,29 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The chat up to where the assistant begins to speak.
-    pub fn render(&self, messages: &[ChatMessage], now: UnixSeconds) -> Result<String, TemplateError> {
+    /// The chat as one text, as transformers' `apply_chat_template` makes it.
+    pub fn render(&self, request: &ChatRequest, now: UnixSeconds) -> Result<String, TemplateError> {
+        self.render_with(request, now, &str::to_owned)
+    }
+
+    /// The same, with every text that came from the client changed by `with`.
+    pub(crate) fn render_with(
+        &self,
+        request: &ChatRequest,
+        now: UnixSeconds,
+        with: &impl Fn(&str) -> String,
+    ) -> Result<String, TemplateError> {
+        request
+            .check_kwargs(|name| HOST_NAMES.contains(&name) || self.tokens.iter().any(|(token, _)| token == name))?;
         let template = self.environment.get_template(NAME).map_err(fault)?;
         let strftime_now = Value::from_function(move |format: &str| {
             let unknown =
                 |letter| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: unknown format %{letter}"));
             now.strftime(format).map_err(unknown)
         });
-        let context = context! {
-            messages => messages.iter().map(ChatMessage::value).collect::<Vec<Value>>(),
-            add_generation_prompt => true,
-            bos_token => self.bos_token.as_str(),
-            eos_token => self.eos_token.as_str(),
-            strftime_now => strftime_now,
-        };
+        let tokens = self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str())));
+        let own = tokens.chain([("strftime_now".to_owned(), strftime_now)]);
+        let context = Value::from_pairs(request.variables(with).into_iter().chain(own));
         let mut out = Bounded { text: Vec::new(), overrun: false };
         match template.render_captured_to(context, &mut out) {
             Ok(_) => String::from_utf8(out.text).map_err(|error| TemplateError::Failed { reason: error.to_string() }),

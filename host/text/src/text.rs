@@ -1,12 +1,17 @@
 //! A model's text side as the edge sees it: chats and texts to tokens, tokens to text.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::chatml::{CHATML, ENDS, QWEN_V1};
 use crate::date::UnixSeconds;
-use crate::error::{StopError, TextError, TokenizerError};
-use crate::{Answer, ChatMessage, ChatTemplate, TextFiles, Tokenizer};
+use crate::error::{StopError, TemplateError, TextError, TokenizerError};
+use crate::{Answer, ChatRequest, ChatTemplate, GgufVocabulary, TextFiles, Tokenizer, TokenizerFile};
+
+/// The keys of `tokenizer_config.json` that templates can see.
+const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
 /// Shared by all requests.
 #[derive(Debug)]
@@ -18,13 +23,31 @@ pub struct Text {
 
 impl Text {
     pub fn new(files: &TextFiles) -> Result<Self, TextError> {
-        let tokenizer = Tokenizer::from_bytes(&files.tokenizer)?;
+        let tokenizer = match &files.tokenizer {
+            TokenizerFile::Json(json) => Tokenizer::from_bytes(json)?,
+            TokenizerFile::Tiktoken(ranks) => Tokenizer::from_ranks(ranks)?,
+        };
         let settings = object("tokenizer_config.json", files.tokenizer_config.as_deref())?;
         let generation = object("generation_config.json", files.generation_config.as_deref())?;
         let config = object("config.json", files.config.as_deref())?;
-        let template = template(files.chat_template.as_deref(), &settings)?;
-        let template = template.with_tokens(token_text(&settings["bos_token"]), token_text(&settings["eos_token"]));
-        let stop_tokens = stop_tokens(&tokenizer, &settings, &generation, &config);
+        let own = own_template(files.chat_template.as_deref(), &settings)?;
+        // Qwen's first models bring no template: their format is known by its name alone.
+        let v1 = matches!(files.tokenizer, TokenizerFile::Tiktoken(_)) || config["model_type"] == "qwen";
+        let chatml = own.is_none() || generation["chat_format"] == "chatml";
+        let tokens = SPECIAL_TOKENS.map(|name| (name, token_text(&settings[name])));
+        let template = template(own.as_deref(), v1)?.with_tokens(tokens);
+        let ends = if chatml { ENDS.as_slice() } else { &[] };
+        let stop_tokens = stop_tokens(&tokenizer, ids_of_end(&generation, &config), [tokens[1].1].iter().chain(ends));
+        Ok(Self { tokenizer: Arc::new(tokenizer), template, stop_tokens })
+    }
+
+    /// The text side of a model in one GGUF file.
+    pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::from_gguf(vocabulary)?;
+        let tokens = [("bos_token", vocabulary.name(vocabulary.bos)), ("eos_token", vocabulary.name(vocabulary.eos))];
+        let template = template(vocabulary.chat_template.as_deref(), false)?.with_tokens(tokens);
+        // The file names one end of an answer, and chat models of this vocabulary have several.
+        let stop_tokens = stop_tokens(&tokenizer, vocabulary.eos.into_iter().collect(), ENDS.iter());
         Ok(Self { tokenizer: Arc::new(tokenizer), template, stop_tokens })
     }
 
@@ -33,21 +56,13 @@ impl Text {
         self.tokenizer.check_model(rows)
     }
 
-    /// The tokens of a chat, up to where the assistant begins to speak. Nothing that the messages say becomes a
+    /// The tokens of a chat, up to where the assistant begins to speak. Nothing that the request says becomes a
     /// special token. A chat that cannot be `most` tokens or fewer is refused before it is tokenised.
-    pub fn prompt_for_chat(
-        &self,
-        messages: &[ChatMessage],
-        most: u32,
-        now: UnixSeconds,
-    ) -> Result<Vec<u32>, TextError> {
-        let written = messages.iter().flat_map(|message| [message.role.as_str(), message.content.as_str()]);
-        let guard = self.tokenizer.guard(written.chain([self.template.source()]));
-        let guarded = messages.iter().map(|message| ChatMessage {
-            role: guard.guard(&message.role).into_owned(),
-            content: guard.guard(&message.content).into_owned(),
-        });
-        let rendered = self.template.render(&guarded.collect::<Vec<_>>(), now)?;
+    pub fn prompt_for_chat(&self, request: &ChatRequest, most: u32, now: UnixSeconds) -> Result<Vec<u32>, TextError> {
+        let request = request.with_arguments_read();
+        let guard = self.tokenizer.guard(request.texts().into_iter().chain([self.template.source()]));
+        let with = |text: &str| guard.guard(text).into_owned();
+        let rendered = self.template.render_with(&request, now, &with).map_err(|error| guard.unmark(error))?;
         self.tokenizer.check_length(guard.plain_bytes(&rendered), most)?;
         Ok(self.tokenizer.encode_guarded(&rendered, &guard)?)
     }
@@ -61,6 +76,12 @@ impl Text {
     /// The text of these tokens, without special ones.
     pub fn decode(&self, tokens: &[u32]) -> String {
         self.tokenizer.decode(tokens)
+    }
+
+    /// What one token stands for, as logprobs list it: special tokens by their names, part of a character where that is
+    /// all it is, nothing for a token that does not exist.
+    pub fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
+        self.tokenizer.token_bytes(token)
     }
 
     /// One per answer.
@@ -87,19 +108,19 @@ fn object(file: &'static str, json: Option<&[u8]>) -> Result<Value, TextError> {
     if value.is_object() { Ok(value) } else { Err(malformed("it holds no JSON object".to_owned())) }
 }
 
-/// The file, else the key in `tokenizer_config.json`, else ChatML, as Qwen's first models have it.
-fn template(file: Option<&[u8]>, settings: &Value) -> Result<ChatTemplate, TextError> {
+/// The file, else the key in `tokenizer_config.json`.
+fn own_template<'f>(file: Option<&'f [u8]>, settings: &'f Value) -> Result<Option<Cow<'f, str>>, TextError> {
     let malformed = |file, reason: &str| TextError::Malformed { file, reason: reason.to_owned() };
     if let Some(source) = file {
         let source = std::str::from_utf8(source).map_err(|_| malformed("chat_template.jinja", "it is not UTF-8"))?;
-        return Ok(ChatTemplate::new(source)?);
+        return Ok(Some(source.into()));
     }
     let key = &settings["chat_template"];
     let named = key.as_array().map(|list| list.iter().find(|entry| entry["name"] == "default").unwrap_or(&Value::Null));
     let source = named.map_or(key, |entry| &entry["template"]);
     match (source, key) {
-        (Value::String(source), _) => Ok(ChatTemplate::new(source)?),
-        (_, Value::Null) => Ok(ChatTemplate::chatml()?),
+        (Value::String(source), _) => Ok(Some(source.as_str().into())),
+        (_, Value::Null) => Ok(None),
         _ => Err(malformed(
             "tokenizer_config.json",
             "`chat_template` is neither a text nor a list with one named default",
@@ -107,17 +128,26 @@ fn template(file: Option<&[u8]>, settings: &Value) -> Result<ChatTemplate, TextE
     }
 }
 
+/// The model's own, else ChatML as its kind knows it.
+fn template(own: Option<&str>, v1: bool) -> Result<ChatTemplate, TemplateError> {
+    ChatTemplate::new(own.unwrap_or(if v1 { QWEN_V1 } else { CHATML }))
+}
+
 /// A token is written as its text or as an object that holds it.
 fn token_text(token: &Value) -> &str {
     token.as_str().or(token["content"].as_str()).unwrap_or_default()
 }
 
-/// generation_config.json says best what ends an answer, config.json is its stand-in; the tokenizer's own end comes
-/// on top.
-fn stop_tokens(tokenizer: &Tokenizer, settings: &Value, generation: &Value, config: &Value) -> Arc<[u32]> {
-    let named = [generation, config].into_iter().map(|file| ids(&file["eos_token_id"])).find(|ids| !ids.is_empty());
-    let own = tokenizer.special_token(token_text(&settings["eos_token"]));
-    let mut tokens: Vec<u32> = named.unwrap_or_default().into_iter().chain(own).collect();
+/// generation_config.json says best what ends an answer, config.json is its stand-in.
+fn ids_of_end(generation: &Value, config: &Value) -> Vec<u32> {
+    let mut named = [generation, config].into_iter().map(|file| ids(&file["eos_token_id"]));
+    named.find(|ids| !ids.is_empty()).unwrap_or_default()
+}
+
+/// These ids, and those of the special tokens of these names.
+fn stop_tokens<'n>(tokenizer: &Tokenizer, ids: Vec<u32>, names: impl Iterator<Item = &'n &'n str>) -> Arc<[u32]> {
+    let named = names.filter_map(|name| tokenizer.special_token(name));
+    let mut tokens: Vec<u32> = ids.into_iter().chain(named).collect();
     tokens.sort_unstable();
     tokens.dedup();
     tokens.into()

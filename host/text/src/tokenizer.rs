@@ -5,19 +5,23 @@ use std::sync::Arc;
 
 use tokenizers::{DecoderWrapper, NormalizerWrapper};
 
+use crate::GgufVocabulary;
 use crate::error::TokenizerError;
 use crate::guarded::{Guard, Part};
 use crate::pieces::Pieces;
+use crate::ranks::Ranks;
 use crate::special::{Special, Specials};
 
 pub const MAX_TOKENIZER_BYTES: usize = 64 * 1024 * 1024;
 /// Of one text that is tokenised.
 pub const MAX_TEXT_BYTES: usize = 8 * 1024 * 1024;
+/// A file that gives a token a higher id lies: for each id below it there is a look-up.
+const MAX_VOCABULARY: u32 = 1 << 22;
 /// Unicode's composition (NFC) makes of no text less than a quarter: at worst U+1FBE with two marks, 7 bytes, becomes
 /// the 2 of U+0390.
 const COMPOSED: usize = 4;
 
-/// A `tokenizer.json`.
+/// A model's tokenizer, from whichever file the model brings.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -30,19 +34,35 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// A `tokenizer.json`.
     pub fn from_bytes(json: &[u8]) -> Result<Self, TokenizerError> {
         if json.len() > MAX_TOKENIZER_BYTES {
             return Err(TokenizerError::TooLarge { bytes: json.len(), limit: MAX_TOKENIZER_BYTES });
         }
         let malformed = |error: tokenizers::Error| TokenizerError::Malformed { reason: error.to_string() };
         let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
-        inner.set_encode_special_tokens(true);
         inner.with_truncation(None).map_err(malformed)?;
         inner.with_padding(None);
-        let vocabulary = inner.get_vocab(true).values().max().map_or(0, |highest| highest + 1);
-        if vocabulary == 0 {
-            return Err(TokenizerError::Empty);
-        }
+        Self::new(inner)
+    }
+
+    /// A `qwen.tiktoken`.
+    pub fn from_ranks(file: &[u8]) -> Result<Self, TokenizerError> {
+        Self::new(Ranks::parse(file)?.into_bpe()?.build()?)
+    }
+
+    pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Self, TokenizerError> {
+        Self::new(vocabulary.bpe()?.build()?)
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer) -> Result<Self, TokenizerError> {
+        inner.set_encode_special_tokens(true);
+        let highest = inner.get_vocab(true).values().max().copied();
+        let vocabulary = match highest.map(|highest| highest.checked_add(1)) {
+            None => return Err(TokenizerError::Empty),
+            Some(Some(vocabulary)) if vocabulary <= MAX_VOCABULARY => vocabulary,
+            Some(_) => return Err(TokenizerError::TooManyIds { limit: MAX_VOCABULARY }),
+        };
         let specials = specials(&inner);
         let pieces = match inner.get_decoder() {
             Some(DecoderWrapper::ByteLevel(_)) => Some(Arc::new(pieces(&inner, vocabulary))),
@@ -101,6 +121,15 @@ impl Tokenizer {
         }
     }
 
+    /// What one token stands for, special tokens by their names; part of a character where that is all it is. Nothing
+    /// for a token that does not exist.
+    pub fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
+        match self.pieces.as_deref().map(|pieces| pieces.of(token)) {
+            Some(piece) if !piece.is_empty() => Cow::Borrowed(piece),
+            _ => Cow::Owned(self.inner.id_to_token(token).map(spelled).unwrap_or_default()),
+        }
+    }
+
     /// The way for every kind of tokenizer; a decoder that fails shows nothing rather than ending an answer.
     pub(crate) fn decode_by_library(&self, tokens: &[u32]) -> String {
         self.inner.decode(tokens, true).unwrap_or_default()
@@ -123,7 +152,7 @@ impl Tokenizer {
                 Part::Plain(plain) => tokens.extend(self.encode(plain)?),
                 Part::Special(token) => tokens.push(token),
             }
-            Ok(())
+            Ok::<(), TokenizerError>(())
         })?;
         Ok(tokens)
     }
@@ -135,6 +164,15 @@ impl Tokenizer {
         let encoding = self.inner.encode_fast(Cow::Borrowed(text), from_start);
         let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// A token of the other kind of tokenizer, where a byte is `<0x0A>` and a space U+2581; also a special one of any kind.
+fn spelled(name: String) -> Vec<u8> {
+    let byte = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    match byte.filter(|digits| digits.len() == 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        Some(byte) => vec![byte],
+        None => name.replace('\u{2581}', " ").into_bytes(),
     }
 }
 
@@ -174,14 +212,15 @@ pub(crate) mod tests {
     use super::*;
 
     /// The tokenizer of the model that ships with Sluice: byte-level.
+    pub(crate) const EMBEDDED: &[u8] = include_bytes!("../../model/embedded/tokenizer.json");
+
     pub(crate) fn embedded() -> Arc<Tokenizer> {
-        Arc::new(Tokenizer::from_bytes(include_bytes!("../../model/embedded/tokenizer.json")).unwrap())
+        Arc::new(Tokenizer::from_bytes(EMBEDDED).unwrap())
     }
 
     /// The same, written so that its decoder is not known to work token by token.
     pub(crate) fn embedded_general() -> Arc<Tokenizer> {
-        let json = include_bytes!("../../model/embedded/tokenizer.json");
-        let mut tokenizer: Value = serde_json::from_slice(json).unwrap();
+        let mut tokenizer: Value = serde_json::from_slice(EMBEDDED).unwrap();
         let decoder = tokenizer["decoder"].take();
         tokenizer["decoder"] = json!({"type": "Sequence", "decoders": [decoder]});
         Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
@@ -219,8 +258,7 @@ pub(crate) mod tests {
 
     /// The embedded tokenizer with Qwen's normaliser.
     fn composing() -> Arc<Tokenizer> {
-        let json = include_bytes!("../../model/embedded/tokenizer.json");
-        let mut tokenizer: Value = serde_json::from_slice(json).unwrap();
+        let mut tokenizer: Value = serde_json::from_slice(EMBEDDED).unwrap();
         tokenizer["normalizer"] = json!({"type": "NFC"});
         Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
     }

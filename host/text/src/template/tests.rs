@@ -1,17 +1,22 @@
 //! Templates in the manner of those that models bring, against the text that they are to make.
 
 use super::*;
+use crate::ChatMessage;
+use crate::chatml::CHATML;
 
 const NOW: UnixSeconds = UnixSeconds(1_735_689_600);
 
-fn chat(messages: &[(&str, &str)]) -> Vec<ChatMessage> {
-    let message = |&(role, content): &(&str, &str)| ChatMessage { role: role.into(), content: content.into() };
-    messages.iter().map(message).collect()
+fn chat(messages: &[(&str, &str)]) -> ChatRequest {
+    ChatRequest::new(messages.iter().map(|(role, content)| ChatMessage::new(role, content)).collect())
 }
 
 #[track_caller]
 fn check(template: &str, messages: &[(&str, &str)], expected: &str) {
-    let template = ChatTemplate::new(template).unwrap().with_tokens("<s>", "</s>");
+    let template = ChatTemplate::new(template).unwrap().with_tokens([
+        ("bos_token", "<s>"),
+        ("eos_token", "</s>"),
+        ("unk_token", ""),
+    ]);
     assert_eq!(template.render(&chat(messages), NOW).unwrap(), expected);
 }
 
@@ -122,7 +127,8 @@ fn a_template_that_cannot_be_used_says_why() {
     assert!(matches!(fails("{% if %}"), TemplateError::Syntax { .. }));
     assert!(matches!(fails("{{ messages | nothing }}"), TemplateError::Failed { .. }));
     assert!(matches!(fails("{{ strftime_now('%Q') }}"), TemplateError::Failed { reason } if reason.contains("%Q")));
-    assert!(matches!(fails("{{ 1 | tojson(sort_keys=true) }}"), TemplateError::Failed { .. }));
+    assert!(matches!(fails("{{ 1 | tojson(allow_nan=true) }}"), TemplateError::Failed { .. }));
+    assert!(matches!(fails("{{ nothing | tojson }}"), TemplateError::Failed { .. }));
     let refused = TemplateError::Refused { reason: "roles must alternate".into() };
     assert_eq!(fails("{{ raise_exception('roles must alternate') }}"), refused);
     assert_eq!(fails(&"x".repeat(MAX_TEMPLATE_BYTES + 1)), TemplateError::TooLarge { bytes: 262_145, limit: 262_144 });
