@@ -38,23 +38,36 @@ impl ConfigFile {
     }
 
     pub fn positive(&self, key: &str) -> Result<f64, LoadError> {
-        let value = self.get(key).ok_or_else(|| missing(key))?;
+        self.optional_positive(key)?.ok_or_else(|| missing(key))
+    }
+
+    pub fn optional_positive(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
-        number.ok_or_else(|| wrong(key, &format!("is {value}, expected a positive number")))
+        number.map(Some).ok_or_else(|| wrong(key, &format!("is {value}, expected a positive number")))
     }
 
     /// False where it is absent, which is what the format says.
     pub fn flag(&self, key: &str) -> Result<bool, LoadError> {
-        let Some(value) = self.get(key) else { return Ok(false) };
+        self.flag_or(key, false)
+    }
+
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(default) };
         value.as_bool().ok_or_else(|| wrong(key, &format!("is {value}, expected true or false")))
     }
 
-    /// Newer files keep it, with the rest of the rotary settings, in `rope_parameters`.
-    pub fn rope_theta(&self) -> Result<f64, LoadError> {
-        let nested = self.get("rope_parameters").filter(|parameters| parameters.is_object());
-        match nested {
-            Some(parameters) => Self(parameters.clone()).positive("rope_theta"),
-            None => self.positive("rope_theta"),
+    pub fn optional_text(&self, key: &str) -> Result<Option<&str>, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| wrong(key, &format!("is {value}, expected a text")))
+    }
+
+    /// The object under a key, to be read like a file of its own.
+    pub fn section(&self, key: &str) -> Result<Option<Self>, LoadError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(object) if object.is_object() => Ok(Some(Self(object.clone()))),
+            Some(other) => Err(wrong(key, &format!("is {other}, expected an object or null"))),
         }
     }
 
@@ -68,19 +81,14 @@ impl ConfigFile {
         Err(wrong(key, &format!("is {value}, which is not served yet: only {instead} is")))
     }
 
-    /// What `rope_parameters` or `rope_scaling` asks for beyond the plain rotary embedding is refused.
-    pub fn refuse_rope_scaling(&self) -> Result<(), LoadError> {
-        for key in ["rope_parameters", "rope_scaling"] {
-            if let Some(object) = self.get(key) {
-                let inner = Self(object.clone());
-                if !object.is_object() {
-                    return Err(wrong(key, &format!("is {object}, expected an object or null")));
-                }
-                inner.refuse("rope_type", &["default"])?;
-                inner.refuse("type", &["default"])?;
-            }
+    /// A list of texts, if it is there, names nothing but what is served.
+    pub fn refuse_others(&self, key: &str, served: &str) -> Result<(), LoadError> {
+        let Some(value) = self.get(key) else { return Ok(()) };
+        let list = value.as_array().ok_or_else(|| wrong(key, &format!("is {value}, expected a list")))?;
+        match list.iter().find(|entry| entry.as_str() != Some(served)) {
+            None => Ok(()),
+            Some(other) => Err(wrong(key, &format!("names {other}, which is not served yet: only {served} is"))),
         }
-        Ok(())
     }
 
     /// Tokens that end an answer: of `generation_config.json`, or else of this file. May be empty.

@@ -22,6 +22,9 @@ pub struct Row {
     /// The first token's position; everything before it is in the cache.
     pub start: u32,
     pub tokens: u32,
+    /// Tokens of the prompt that the request came with: what a model chose by it stays, however much was generated
+    /// since, and when all of it is computed again.
+    pub prompt_tokens: u32,
     /// Where this row's tokens begin in `Batch::tokens`.
     pub token_offset: usize,
     /// Where this row's block table begins in `Batch::blocks`, and how long it is. It covers `start + tokens`.

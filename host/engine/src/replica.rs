@@ -351,6 +351,7 @@ impl Replica {
                 sequence: sequence.id(),
                 start,
                 tokens: share.tokens,
+                prompt_tokens: sequence.admitted.request.prompt_tokens(),
                 token_offset: batch.tokens.len(),
                 block_offset: batch.blocks.len(),
                 block_count: sequence.blocks.len(),

@@ -87,6 +87,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Dimensions, ModelInfo};
+    use crate::rope::Variants;
 
     /// Moves on by ten whenever it is read.
     struct Ticking(AtomicU64);
@@ -124,6 +125,7 @@ mod tests {
             max_model_len: 64,
             eos_ids: Vec::new(),
             dimensions,
+            variants: Variants::default(),
         };
         let limits = StepLimits { blocks: 8, block_tokens: 4, max_tokens: 16, max_rows: 4 };
         CpuExecutor::new(Arc::new(Echo(info)), limits, Arc::new(Ticking(AtomicU64::new(100)))).unwrap()
@@ -135,6 +137,7 @@ mod tests {
             sequence: RequestId(index as u64),
             start: 0,
             tokens: 1,
+            prompt_tokens: 1,
             token_offset: index,
             block_offset: index,
             block_count: 1,

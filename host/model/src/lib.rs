@@ -3,12 +3,17 @@
 //! Promise: in F32 a sequence's logits are the same bits whatever else is in the batch, however its prompt is cut
 //! into chunks, wherever its blocks lie, and after it was preempted and computed again.
 
+pub mod blueprint;
 mod cpu;
+mod decoder;
 mod embedded;
 mod kv;
 mod layers;
 mod model;
+mod qwen;
+mod qwen2;
 mod qwen3;
+pub mod rope;
 mod sampling;
 mod scratch;
 mod step;
@@ -16,9 +21,11 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+pub use blueprint::Blueprint;
 pub use cpu::CpuExecutor;
 pub use embedded::embedded;
 pub use kv::{KvCache, KvTooLarge};
-pub use model::{Dimensions, Model, ModelInfo, load};
+pub use model::{Dimensions, Model, ModelInfo, blueprint, load};
+pub use rope::{Rope, Variants};
 pub use scratch::Scratch;
 pub use step::{Step, StepLimits};

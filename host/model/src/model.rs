@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use sluice_checkpoint::{ConfigFile, LoadError, LoadFormat, ModelFiles, Weights};
 
+use crate::blueprint::Blueprint;
+use crate::decoder::Decoder;
 use crate::kv::KvCache;
-use crate::qwen3;
+use crate::rope::Variants;
 use crate::scratch::Scratch;
 use crate::step::Step;
+use crate::{qwen, qwen2, qwen3};
 
 /// Shared by the replicas that serve it: it holds weights and nothing of any sequence.
 pub trait Model: Send + Sync {
@@ -31,6 +34,8 @@ pub struct ModelInfo {
     /// Tokens that end an answer. May be empty.
     pub eos_ids: Vec<u32>,
     pub dimensions: Dimensions,
+    /// Which prompts may share keys and values.
+    pub variants: Variants,
 }
 
 /// The sizes of a decoder of the Llama family.
@@ -45,15 +50,31 @@ pub struct Dimensions {
     pub ffn: usize,
 }
 
+type Describe = fn(&ConfigFile) -> Result<Blueprint, LoadError>;
+
+/// Every model that is served: how `config.json` names its architecture, and who reads the rest of the file.
+const ARCHITECTURES: [(&str, Describe); 3] = [
+    (qwen::ARCHITECTURE, qwen::blueprint),
+    (qwen2::ARCHITECTURE, qwen2::blueprint),
+    (qwen3::ARCHITECTURE, qwen3::blueprint),
+];
+
+/// What the model of this configuration is made of.
+pub fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
+    let found = config.architecture()?;
+    match ARCHITECTURES.iter().find(|(name, _)| *name == found) {
+        Some((_, describe)) => describe(config),
+        None => Err(LoadError::UnknownArchitecture { found, supported: ARCHITECTURES.map(|(name, _)| name).to_vec() }),
+    }
+}
+
 /// Loads the model whose `config.json` is among `files`.
 pub fn load(files: &ModelFiles, format: LoadFormat) -> Result<Arc<dyn Model>, LoadError> {
     let config = ConfigFile::read(files)?;
-    let architecture = config.architecture()?;
-    let open = || Weights::open(files, format);
-    match architecture.as_str() {
-        qwen3::ARCHITECTURE => Ok(Arc::new(qwen3::Qwen3::load(files, &config, open)?)),
-        _ => Err(LoadError::UnknownArchitecture { found: architecture, supported: vec![qwen3::ARCHITECTURE] }),
-    }
+    let blueprint = blueprint(&config)?;
+    let eos_ids = config.eos_ids(files)?;
+    let weights = Weights::open(files, format)?;
+    Ok(Arc::new(Decoder::load(&blueprint, files.name(), eos_ids, &weights)?))
 }
 
 impl ModelInfo {

@@ -33,6 +33,8 @@ pub struct Step {
     pub(crate) sampled: Vec<usize>,
     /// Each token's row.
     rows: Vec<usize>,
+    /// Each row's prompt, as long as it came.
+    prompts: Vec<u32>,
     /// Each row's block table.
     tables: Vec<Range<usize>>,
     blocks: Vec<u32>,
@@ -101,11 +103,17 @@ impl Step {
         self.table_of(token)[self.positions[token] as usize / self.block_tokens]
     }
 
+    /// The length of the prompt that a token's request came with.
+    pub(crate) fn prompt_of(&self, token: usize) -> u32 {
+        self.prompts[self.rows[token]]
+    }
+
     fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();
         self.sampled.clear();
         self.rows.clear();
+        self.prompts.clear();
         self.tables.clear();
         self.blocks.clear();
     }
@@ -132,6 +140,7 @@ impl Step {
             self.positions.push(position);
             self.rows.push(self.tables.len());
         }
+        self.prompts.push(row.prompt_tokens);
         let table = self.blocks.len();
         self.blocks.extend(blocks.iter().map(|block| block.0));
         self.tables.push(table..self.blocks.len());
@@ -168,6 +177,7 @@ mod tests {
             sequence: RequestId(7),
             start: 2,
             tokens: 3,
+            prompt_tokens: 5,
             token_offset: 0,
             block_offset: 0,
             block_count: 3,
@@ -216,5 +226,6 @@ mod tests {
         step.fill(&batch(), &LIMITS, &MODEL).unwrap();
         assert_eq!((0..3).map(|token| step.block_of(token)).collect::<Vec<_>>(), [0, 0, 2]);
         assert_eq!(step.positions, [2, 3, 4]);
+        assert_eq!((0..3).map(|token| step.prompt_of(token)).collect::<Vec<_>>(), [5; 3]);
     }
 }

@@ -1,8 +1,8 @@
 //! The attention block: one fused projection, per-head norms where the model has them, rotation, paged attention.
 
-use super::linear::Part;
 use super::rotary::rotate;
-use super::{Linear, RmsNorm, paged};
+use super::{Linear, Logn, RmsNorm, linear, paged};
+use crate::blueprint::LayerTensors;
 use crate::kv::KvLayer;
 use crate::model::Dimensions;
 use crate::scratch::Scratch;
@@ -13,38 +13,29 @@ use sluice_checkpoint::Weights;
 pub(crate) struct Attention {
     qkv: Linear,
     output: Linear,
-    norm: Option<QkNorm>,
+    /// Of each head of the queries and of the keys.
+    norms: Option<[RmsNorm; 2]>,
+    logn: Option<Logn>,
     size: Dimensions,
-}
-
-/// Qwen3 normalises each head of the queries and the keys.
-pub(crate) struct QkNorm {
-    pub(crate) query: RmsNorm,
-    pub(crate) key: RmsNorm,
-}
-
-/// Which of the projections have a bias.
-#[derive(Clone, Copy)]
-pub(crate) struct Biases {
-    pub(crate) qkv: bool,
-    pub(crate) output: bool,
 }
 
 impl Attention {
     pub(crate) fn load(
         weights: &Weights,
-        name: &str,
+        tensors: &LayerTensors,
         size: &Dimensions,
-        biases: Biases,
-        norm: Option<QkNorm>,
+        eps: f64,
+        logn: Option<Logn>,
     ) -> Result<Self, LoadError> {
-        let [q, k, v, o] = ["q", "k", "v", "o"].map(|part| format!("{name}.{part}_proj"));
-        let (query, key) = (size.heads * size.head_dim, size.kv_heads * size.head_dim);
-        let qkv = [Part { name: &q, outputs: query }, Part { name: &k, outputs: key }, Part { name: &v, outputs: key }];
+        let norms = match &tensors.head_norms {
+            Some([query, key]) => Some([RmsNorm::load(weights, query, eps)?, RmsNorm::load(weights, key, eps)?]),
+            None => None,
+        };
         Ok(Self {
-            qkv: Linear::load(weights, &qkv, size.hidden, biases.qkv)?,
-            output: Linear::load(weights, &[Part { name: &o, outputs: size.hidden }], query, biases.output)?,
-            norm,
+            qkv: linear(weights, &tensors.qkv)?,
+            output: linear(weights, &tensors.attention_output)?,
+            norms,
+            logn,
             size: *size,
         })
     }
@@ -67,12 +58,15 @@ impl Attention {
         for (token, (qkv, angles)) in qkv.chunks_exact_mut(row).zip(angles.chunks_exact(dim)).enumerate() {
             let (query, rest) = qkv.split_at_mut(heads);
             let (key, value) = rest.split_at_mut(rest.len() / 2);
-            if let Some(norm) = &self.norm {
-                norm.query.in_place(query);
-                norm.key.in_place(key);
+            if let Some([of_query, of_key]) = &self.norms {
+                of_query.in_place(query);
+                of_key.in_place(key);
             }
             rotate(query, angles);
             rotate(key, angles);
+            if let Some(logn) = &self.logn {
+                logn.scale(step.positions[token], query);
+            }
             cache.write(step.block_of(token), step.positions[token] as usize, key, value);
         }
     }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Linear;
-use super::linear::Part;
-use crate::model::Dimensions;
+use super::{Linear, linear};
+use crate::blueprint::Projection;
 use sluice_checkpoint::LoadError;
 use sluice_checkpoint::Weights;
 
@@ -12,9 +11,8 @@ use sluice_checkpoint::Weights;
 pub(crate) struct Embedding(Arc<Linear>);
 
 impl Embedding {
-    pub(crate) fn load(weights: &Weights, name: &str, size: &Dimensions) -> Result<Self, LoadError> {
-        let table = Part { name, outputs: size.vocab };
-        Ok(Self(Arc::new(Linear::load(weights, &[table], size.hidden, false)?)))
+    pub(crate) fn load(weights: &Weights, table: &Projection) -> Result<Self, LoadError> {
+        Ok(Self(Arc::new(linear(weights, table)?)))
     }
 
     pub(crate) fn tied_head(&self) -> Arc<Linear> {

@@ -3,9 +3,9 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::linear::Part;
 use super::math::silu;
-use super::{Linear, PARALLEL_WORK};
+use super::{Linear, PARALLEL_WORK, linear};
+use crate::blueprint::LayerTensors;
 use crate::model::Dimensions;
 use crate::scratch::Scratch;
 use sluice_checkpoint::LoadError;
@@ -18,14 +18,9 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    pub(crate) fn load(weights: &Weights, name: &str, size: &Dimensions) -> Result<Self, LoadError> {
-        let [gate, up, down] = ["gate", "up", "down"].map(|part| format!("{name}.{part}_proj"));
-        let gate_up = [Part { name: &gate, outputs: size.ffn }, Part { name: &up, outputs: size.ffn }];
-        Ok(Self {
-            gate_up: Linear::load(weights, &gate_up, size.hidden, false)?,
-            down: Linear::load(weights, &[Part { name: &down, outputs: size.hidden }], size.ffn, false)?,
-            width: size.ffn,
-        })
+    pub(crate) fn load(weights: &Weights, tensors: &LayerTensors, size: &Dimensions) -> Result<Self, LoadError> {
+        let (gate_up, down) = (linear(weights, &tensors.gate_up)?, linear(weights, &tensors.down)?);
+        Ok(Self { gate_up, down, width: size.ffn })
     }
 
     /// From `normed` to `branch`.

@@ -2,6 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::blueprint::Norm;
 use sluice_checkpoint::LoadError;
 use sluice_checkpoint::Weights;
 
@@ -14,8 +15,8 @@ pub(crate) struct RmsNorm {
 }
 
 impl RmsNorm {
-    pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
-        Ok(Self { weight: weights.vector(&format!("{name}.weight"), width)?, eps: eps as f32 })
+    pub(crate) fn load(weights: &Weights, norm: &Norm, eps: f64) -> Result<Self, LoadError> {
+        Ok(Self { weight: weights.vector(&format!("{}.weight", norm.name), norm.width)?, eps: eps as f32 })
     }
 
     /// Each row of `x` on its own.

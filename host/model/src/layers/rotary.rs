@@ -1,24 +1,35 @@
 //! Rotary position embedding, in the layout of Hugging Face: a head's first half turns with its second.
 
-/// How fast each pair of a head turns per position.
+use crate::rope::{Rope, Variants};
+use crate::step::Step;
+
 pub(crate) struct Rotary {
-    speeds: Vec<f32>,
+    /// For each variant, how fast each pair of a head turns per position.
+    speeds: Vec<Vec<f32>>,
+    variants: Variants,
+    attention_factor: f32,
 }
 
 impl Rotary {
-    pub(crate) fn new(theta: f64, head_dim: usize) -> Self {
-        let speed = |pair: usize| 1.0 / theta.powf(pair as f64 / head_dim as f64) as f32;
-        Self { speeds: (0..head_dim).step_by(2).map(speed).collect() }
+    pub(crate) fn new(rope: &Rope, variants: Variants, head_dim: usize) -> Self {
+        let speeds = (0..variants.count()).map(|variant| rope.speeds(variant, head_dim)).collect();
+        Self { speeds, variants, attention_factor: rope.attention_factor() }
     }
 
     /// The angles of all tokens of a step, one row of cosines and then sines each: computed once for all layers.
-    pub(crate) fn angles(&self, positions: &[u32], angles: &mut [f32]) {
-        let pairs = self.speeds.len();
-        for (position, row) in positions.iter().zip(angles.chunks_exact_mut(2 * pairs)) {
-            let (cos, sin) = row.split_at_mut(pairs);
-            for ((cos, sin), speed) in cos.iter_mut().zip(sin).zip(&self.speeds) {
-                (*sin, *cos) = (*position as f32 * speed).sin_cos();
-            }
+    pub(crate) fn angles(&self, step: &Step, angles: &mut [f32]) {
+        let width = 2 * self.speeds[0].len();
+        for (token, row) in angles.chunks_exact_mut(width).enumerate() {
+            self.angles_at(step.positions[token], step.prompt_of(token), row);
+        }
+    }
+
+    fn angles_at(&self, position: u32, prompt_tokens: u32, row: &mut [f32]) {
+        let speeds = &self.speeds[self.variants.of(prompt_tokens) as usize];
+        let (cosines, sines) = row.split_at_mut(speeds.len());
+        for ((cosine, sine), speed) in cosines.iter_mut().zip(sines).zip(speeds) {
+            let (sin, cos) = (position as f32 * speed).sin_cos();
+            (*sine, *cosine) = (sin * self.attention_factor, cos * self.attention_factor);
         }
     }
 }
@@ -37,13 +48,15 @@ pub(crate) fn rotate(x: &mut [f32], angles: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rope::Scaling;
 
     #[test]
     fn the_product_of_two_heads_depends_on_their_distance() {
-        let rotary = Rotary::new(10_000.0, 8);
+        let rope = Rope { theta: 10_000.0, scaling: Scaling::None };
+        let rotary = Rotary::new(&rope, Variants::default(), 8);
         let at = |position: u32, head: [f32; 8]| {
             let mut angles = [0.0; 8];
-            rotary.angles(&[position], &mut angles);
+            rotary.angles_at(position, 1, &mut angles);
             let mut head = head;
             rotate(&mut head, &angles);
             head

@@ -1,6 +1,7 @@
 //! In F32 a sequence's logits are the same bits alone and in any batch, chunk, block table, cache hit and recompute.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::checkpoint::Checkpoint;
 use super::{Run, Runner};
@@ -12,9 +13,13 @@ const BLOCKS: u32 = 64;
 const LENGTH: usize = 40;
 const SEQUENCES: usize = 4;
 
+/// Of the sequences' tokens, how many came as their prompts: what a model chooses by the prompt differs between them.
+const PROMPTS: [usize; SEQUENCES] = [LENGTH, LENGTH - 3, 8, 17];
+
 /// One sequence's part in a schedule.
 struct Sequence {
     tokens: Vec<u32>,
+    prompt: usize,
     computed: usize,
     table: Vec<u32>,
 }
@@ -38,9 +43,20 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 /// Logits after every token, computed alone and one token at a time.
-fn alone(runner: &mut Runner, tokens: &[u32], table: &[u32]) -> Vec<Vec<f32>> {
-    let one = |end| runner.logits(&[Run { tokens, start: end - 1, end, table }]).remove(0);
+fn alone(runner: &mut Runner, Sequence { tokens, prompt, .. }: &Sequence, table: &[u32]) -> Vec<Vec<f32>> {
+    let one = |end| runner.logits(&[Run { tokens, prompt: *prompt, start: end - 1, end, table }]).remove(0);
     (1..=tokens.len()).map(one).collect()
+}
+
+type Make = fn(u64, bool) -> Checkpoint;
+
+/// Made for so short a context that the prompts are of three variants.
+fn of_first_series(seed: u64, tied: bool) -> Checkpoint {
+    let mut checkpoint = Checkpoint::qwen(seed);
+    for (key, value) in [("seq_length", json!(8)), ("tie_word_embeddings", json!(tied))] {
+        checkpoint.config[key] = value;
+    }
+    checkpoint
 }
 
 /// Free blocks in an order that looks random.
@@ -64,18 +80,19 @@ proptest! {
     #[test]
     fn a_sequence_does_not_notice_its_company(
         seed: u64,
+        model in prop::sample::select(vec![Checkpoint::qwen2 as Make, Checkpoint::qwen3, of_first_series]),
         tied: bool,
         block_tokens in prop::sample::select(vec![4u32, 16, 24]),
         shared_blocks in 0usize..3,
         schedule in prop::collection::vec(prop::collection::vec(action(), SEQUENCES), 1..30),
     ) {
-        let (_folder, files) = Checkpoint::new(seed, tied).write();
+        let (_folder, files) = model(seed, tied).write();
         let mut runner = Runner::new(load(&files, LoadFormat::SafeTensors).unwrap(), BLOCKS, block_tokens);
         let per_table = LENGTH.div_ceil(block_tokens as usize);
         let shared = (shared_blocks * block_tokens as usize).min(LENGTH / 2) / block_tokens as usize;
         let mut sequences = sequences(seed, shared * block_tokens as usize);
         let straight: Vec<u32> = (0..per_table as u32).collect();
-        let expected: Vec<_> = sequences.iter().map(|s| alone(&mut runner, &s.tokens, &straight)).collect();
+        let expected: Vec<_> = sequences.iter().map(|s| alone(&mut runner, s, &straight)).collect();
 
         let mut free = FreeBlocks::new(seed);
         for sequence in &mut sequences {
@@ -102,7 +119,8 @@ fn sequences(seed: u64, shared: usize) -> Vec<Sequence> {
         sluice_core::philox::philox(seed, (row * LENGTH + index) as u128)[0] % 97
     };
     let tokens = |row| (0..LENGTH).map(|index| token(row, index)).collect();
-    (0..SEQUENCES).map(|row| Sequence { tokens: tokens(row), computed: 0, table: Vec::new() }).collect()
+    let sequence = |row| Sequence { tokens: tokens(row), prompt: PROMPTS[row], computed: 0, table: Vec::new() };
+    (0..SEQUENCES).map(sequence).collect()
 }
 
 /// The first computes the prefix; the second finds it in the first one's blocks.
@@ -111,8 +129,8 @@ fn hit_prefix(runner: &mut Runner, sequences: &mut [Sequence], blocks: usize, bl
     if prefix == 0 {
         return;
     }
-    let Sequence { tokens, table, .. } = &sequences[0];
-    runner.logits(&[Run { tokens, start: 0, end: prefix, table }]);
+    let Sequence { tokens, prompt, table, .. } = &sequences[0];
+    runner.logits(&[Run { tokens, prompt: *prompt, start: 0, end: prefix, table }]);
     let shared = table[..blocks].to_vec();
     sequences[1].table[..blocks].copy_from_slice(&shared);
     sequences[0].computed = prefix;
@@ -134,9 +152,9 @@ fn preempt(step: &[Action], sequences: &mut [Sequence], free: &mut FreeBlocks) {
 fn plan<'a>(step: &[Action], sequences: &'a [Sequence]) -> (Vec<usize>, Vec<Run<'a>>) {
     let run = |(row, (sequence, action)): (usize, (&'a Sequence, &Action))| match action {
         Action::Compute(count) if sequence.computed < LENGTH => {
-            let Sequence { tokens, computed, table } = sequence;
+            let Sequence { tokens, prompt, computed, table } = sequence;
             let end = LENGTH.min(computed + count);
-            Some((row, Run { tokens, start: *computed, end, table }))
+            Some((row, Run { tokens, prompt: *prompt, start: *computed, end, table }))
         }
         _ => None,
     };

@@ -17,7 +17,7 @@ const NORM: &str = "model.norm.weight";
 
 /// Damages a good checkpoint and expects an error with all of these in its message.
 fn check(damage: impl FnOnce(&Path), expected: &[&str]) {
-    check_of(&Checkpoint::new(1, true), damage, expected);
+    check_of(&Checkpoint::qwen3(1, true), damage, expected);
 }
 
 fn check_of(checkpoint: &Checkpoint, damage: impl FnOnce(&Path), expected: &[&str]) {
@@ -31,7 +31,7 @@ fn check_of(checkpoint: &Checkpoint, damage: impl FnOnce(&Path), expected: &[&st
 
 fn check_tensors(damage: impl FnOnce(&mut Tensors), expected: &[&str]) {
     let damage = |folder: &Path| {
-        let mut tensors = Checkpoint::new(1, true).tensors();
+        let mut tensors = Checkpoint::qwen3(1, true).tensors();
         damage(&mut tensors);
         save(&folder.join(WEIGHTS), &tensors);
     };
@@ -40,7 +40,7 @@ fn check_tensors(damage: impl FnOnce(&mut Tensors), expected: &[&str]) {
 
 fn check_config(damage: impl FnOnce(&mut Value), expected: &[&str]) {
     let damage = |folder: &Path| {
-        let mut config = Checkpoint::new(1, true).config;
+        let mut config = Checkpoint::qwen3(1, true).config;
         damage(&mut config);
         fs::write(folder.join("config.json"), config.to_string()).unwrap();
     };
@@ -64,7 +64,7 @@ fn header(json: &str) -> impl FnOnce(Vec<u8>) -> Vec<u8> + use<> {
 fn missing_files() {
     check(|folder| fs::remove_file(folder.join("config.json")).unwrap(), &["config.json", "no file", "download"]);
     check(|folder| fs::remove_file(folder.join(WEIGHTS)).unwrap(), &[WEIGHTS, "no file", "download"]);
-    let sharded = Checkpoint { shards: 2, ..Checkpoint::new(1, true) };
+    let sharded = Checkpoint { shards: 2, ..Checkpoint::qwen3(1, true) };
     let shard = "model-00002-of-00002.safetensors";
     check_of(&sharded, |folder| fs::remove_file(folder.join(shard)).unwrap(), &[shard, "no file"]);
     let nowhere = load(&ModelFiles::folder("/nonexistent/qwen"), LoadFormat::SafeTensors).err().unwrap();
@@ -149,19 +149,20 @@ fn wrong_configurations() {
     check_config(with("tie_word_embeddings", json!("yes")), &["tie_word_embeddings", "true or false"]);
     check_config(with("hidden_act", json!("gelu")), &["hidden_act", "gelu", "silu"]);
     check_config(with("use_sliding_window", json!(true)), &["use_sliding_window"]);
-    check_config(with("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})), &["rope_type", "yarn"]);
+    check_config(with("rope_scaling", json!({"rope_type": "llama3", "factor": 4.0})), &["rope_type", "llama3"]);
     check_config(with("eos_token_id", json!("end")), &["eos_token_id", "end"]);
 }
 
 #[test]
 fn what_a_model_says_of_itself() {
-    let (folder, files) = Checkpoint::new(1, false).write();
+    let (folder, files) = Checkpoint::qwen3(1, false).write();
     let model = load(&files, LoadFormat::SafeTensors).unwrap();
     let info = model.info();
     assert_eq!(info.name, folder.path().file_name().unwrap().to_string_lossy());
     assert_eq!((info.architecture, info.max_model_len), ("Qwen3ForCausalLM", 256));
     assert_eq!(info.kv_bytes_per_token(), 3 * 2 * 2 * 16 * 4);
-    let stored = Checkpoint::new(1, false).tensors().values().map(|(_, _, bytes)| bytes.len() as u64 / 4).sum::<u64>();
+    let stored =
+        Checkpoint::qwen3(1, false).tensors().values().map(|(_, _, bytes)| bytes.len() as u64 / 4).sum::<u64>();
     assert_eq!(info.parameters, stored);
     assert_eq!(info.eos_ids, [5]);
 
@@ -171,7 +172,7 @@ fn what_a_model_says_of_itself() {
 
 #[test]
 fn newer_files_keep_the_rotary_settings_together() {
-    let mut checkpoint = Checkpoint::new(1, true);
+    let mut checkpoint = Checkpoint::qwen3(1, true);
     checkpoint.config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 10000.0});
     checkpoint.config.as_object_mut().unwrap().remove("rope_theta");
     let (_folder, files) = checkpoint.write();

@@ -26,6 +26,8 @@ struct Runner {
 /// Some of a sequence's tokens: those from `start` to `end`.
 struct Run<'a> {
     tokens: &'a [u32],
+    /// How many of them are the prompt.
+    prompt: usize,
     start: usize,
     end: usize,
     table: &'a [u32],
@@ -33,7 +35,8 @@ struct Run<'a> {
 
 impl Runner {
     fn new(model: Arc<dyn Model>, blocks: u32, block_tokens: u32) -> Self {
-        let limits = StepLimits { blocks, block_tokens, max_tokens: 512, max_rows: 16 };
+        let max_tokens = 512;
+        let limits = StepLimits { blocks, block_tokens, max_tokens, max_rows: 16 };
         let size = model.info().dimensions;
         Self {
             cache: KvCache::new(&size, blocks, block_tokens).unwrap(),
@@ -61,6 +64,7 @@ fn batch(runs: &[Run<'_>]) -> Batch {
             sequence: RequestId(index as u64),
             start: run.start as u32,
             tokens: (run.end - run.start) as u32,
+            prompt_tokens: run.prompt as u32,
             token_offset: batch.tokens.len(),
             block_offset: batch.blocks.len(),
             block_count: run.table.len(),
