@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use sluice_core::{Clock, Digest, Executor, ExecutorError};
+use sluice_core::{Clock, Digest, Executor, ExecutorError, PromptVariants};
 use sluice_checkpoint::{LoadFormat, ModelFiles};
 use sluice_http::{ModelText, SamplingDefaults};
 use sluice_model::{CpuExecutor, Model, StepLimits};
@@ -19,6 +19,7 @@ pub struct ServedModel {
     pub description: String,
     pub max_model_len: u32,
     pub kv_bytes_per_token: u64,
+    pub variants: PromptVariants,
     /// Blocks of the KV cache of each replica.
     pub blocks: u32,
     pub text: Arc<dyn ModelText>,
@@ -48,6 +49,7 @@ pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) 
         description: format!("{}, {:.1} M parameters, f32 on the CPU", info.architecture, info.parameters as f64 / 1e6),
         max_model_len,
         kv_bytes_per_token: info.kv_bytes_per_token(),
+        variants: info.variants.clone(),
         blocks,
         text: text.model,
         defaults: text.defaults,

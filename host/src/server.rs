@@ -199,6 +199,7 @@ fn edge(
     let config = EdgeConfig {
         model: ModelCard {
             cache_salt: model.cache_salt(),
+            variants: model.variants,
             name: model.name,
             max_model_len: model.max_model_len,
             block_tokens: engine_config.block_tokens,

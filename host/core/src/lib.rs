@@ -18,6 +18,7 @@ pub mod request;
 pub mod revision;
 pub mod sampling;
 pub mod sink;
+pub mod variants;
 pub mod view;
 
 pub use batch::{Batch, Row, Sampled, StepOutput, StepTimes, TokenSource};
@@ -36,6 +37,7 @@ pub use request::{ReplicaId, Request, RequestId, TenantId};
 pub use revision::{Digest, Instantiate, RevisionId, Slot};
 pub use sampling::{Logprob, SampledToken, SamplingParams};
 pub use sink::{EndOfStream, SinkClosed, TokenEvent, TokenSink};
+pub use variants::PromptVariants;
 
 /// Nanoseconds since the start of whoever drives the engine; monotonic.
 pub type Nanos = u64;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use sluice_core::PromptVariants;
+
 use crate::error::{ApiError, shown};
 
 #[derive(Clone, PartialEq, Debug)]
@@ -23,6 +25,8 @@ pub struct ModelCard {
     pub max_model_len: u32,
     /// Part of every block's hash, so that two models never share a block.
     pub cache_salt: Vec<u8>,
+    /// So is the prompt's variant: prompts that the model treats differently do not share one either.
+    pub variants: PromptVariants,
     pub block_tokens: u32,
     pub created_unix: u64,
 }

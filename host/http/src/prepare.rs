@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use sluice_core::{HashChain, SamplingParams};
 
-use crate::config::EdgeConfig;
+use crate::config::{EdgeConfig, ModelCard};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::object::Endpoint;
@@ -64,9 +64,7 @@ pub(crate) fn prepare(
         let message = format!("`min_tokens` is more than the {max_new_tokens} tokens that may be made");
         return Err(ApiError::invalid("min_tokens", message));
     }
-    // The caller's own: nobody learns from timing what others have asked.
-    let salt = [config.model.cache_salt.as_slice(), salt].concat();
-    let hashes = HashChain::new(&salt, &tokens, config.model.block_tokens);
+    let hashes = HashChain::new(&cache_salt(&config.model, tokens.len(), salt), &tokens, config.model.block_tokens);
     let own = if parameters.ignore_eos { Arc::default() } else { text.stop_tokens() };
     let stop_tokens = own.iter().chain(&parameters.stop_token_ids).copied().collect();
     Ok(Prepared {
@@ -77,6 +75,13 @@ pub(crate) fn prepare(
         sampling: sampling(&parameters, config),
         parameters,
     })
+}
+
+/// Whatever else than the tokens decides a block's contents. The caller's own salt is part of it: nobody learns from
+/// timing what others have asked.
+fn cache_salt(model: &ModelCard, prompt: usize, caller: &[u8]) -> Vec<u8> {
+    let variant = model.variants.of(u32::try_from(prompt).unwrap_or(u32::MAX));
+    [model.cache_salt.as_slice(), &variant.to_le_bytes(), caller].concat()
 }
 
 fn tokenise(text: &dyn ModelText, prompt: Prompt, most: u32) -> Result<Vec<u32>, ApiError> {

@@ -87,7 +87,6 @@ mod tests {
 
     use super::*;
     use crate::model::{Dimensions, ModelInfo};
-    use crate::rope::Variants;
 
     /// Moves on by ten whenever it is read.
     struct Ticking(AtomicU64);
@@ -125,7 +124,7 @@ mod tests {
             max_model_len: 64,
             eos_ids: Vec::new(),
             dimensions,
-            variants: Variants::default(),
+            variants: PromptVariants::default(),
         };
         let limits = StepLimits { blocks: 8, block_tokens: 4, max_tokens: 16, max_rows: 4 };
         CpuExecutor::new(Arc::new(Echo(info)), limits, Arc::new(Ticking(AtomicU64::new(100)))).unwrap()

@@ -26,6 +26,6 @@ pub use cpu::CpuExecutor;
 pub use embedded::embedded;
 pub use kv::{KvCache, KvTooLarge};
 pub use model::{Dimensions, Model, ModelInfo, blueprint, load};
-pub use rope::{Rope, Variants};
+pub use rope::Rope;
 pub use scratch::Scratch;
 pub use step::{Step, StepLimits};

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use sluice_checkpoint::{ConfigFile, LoadError, LoadFormat, ModelFiles, Weights};
 
+use sluice_core::PromptVariants;
+
 use crate::blueprint::Blueprint;
 use crate::decoder::Decoder;
 use crate::kv::KvCache;
-use crate::rope::Variants;
 use crate::scratch::Scratch;
 use crate::step::Step;
 use crate::{qwen, qwen2, qwen3};
@@ -35,7 +36,7 @@ pub struct ModelInfo {
     pub eos_ids: Vec<u32>,
     pub dimensions: Dimensions,
     /// Which prompts may share keys and values.
-    pub variants: Variants,
+    pub variants: PromptVariants,
 }
 
 /// The sizes of a decoder of the Llama family.

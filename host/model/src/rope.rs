@@ -2,6 +2,7 @@
 
 use sluice_checkpoint::config::wrong;
 use sluice_checkpoint::{ConfigFile, LoadError};
+use sluice_core::PromptVariants;
 
 /// The longest context that a configuration may ask for.
 const LONGEST: f64 = (1 << 24) as f64;
@@ -68,12 +69,11 @@ impl Rope {
         }
     }
 
-    /// Prompts of different variants have different keys, even for the same tokens. These are the longest prompts of
-    /// each variant but the last.
-    pub fn variants(&self, max_model_len: u32) -> Variants {
-        let Scaling::DynamicNtk { native } = self.scaling else { return Variants::default() };
+    /// Prompts of different variants have different keys, even for the same tokens.
+    pub fn variants(&self, max_model_len: u32) -> PromptVariants {
+        let Scaling::DynamicNtk { native } = self.scaling else { return PromptVariants::default() };
         let doubled = std::iter::successors(Some(native), |length| length.checked_mul(2));
-        Variants(doubled.take_while(|length| *length < max_model_len).collect())
+        PromptVariants::new(doubled.take_while(|length| *length < max_model_len))
     }
 
     /// Radians per position, for each pair of a head.
@@ -98,20 +98,6 @@ impl Rope {
             Scaling::Yarn(yarn) => yarn.attention_factor as f32,
             _ => 1.0,
         }
-    }
-}
-
-/// Prompts by their length: see [`Rope::variants`].
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Variants(Vec<u32>);
-
-impl Variants {
-    pub fn of(&self, prompt_tokens: u32) -> u32 {
-        self.0.partition_point(|longest| *longest < prompt_tokens) as u32
-    }
-
-    pub fn count(&self) -> u32 {
-        self.0.len() as u32 + 1
     }
 }
 

@@ -29,9 +29,11 @@ impl Clock for VirtualClock {
     }
 }
 
-/// The token that follows these: a hash of all of them, so that one wrong position anywhere shows.
-pub(crate) fn next_token(context: &[u32]) -> u32 {
-    let hash = context.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
+/// The token that follows these: a hash of all of them, so that one wrong position anywhere shows. As with a model that
+/// turns positions by the prompt's length, it depends on how many of them came as the prompt.
+pub(crate) fn next_token(prompt_tokens: u32, context: &[u32]) -> u32 {
+    let seed = 0xcbf2_9ce4_8422_2325_u64 ^ u64::from(prompt_tokens);
+    let hash = context.iter().fold(seed, |hash, &token| {
         (hash ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
     });
     (hash % VOCABULARY) as u32
@@ -41,7 +43,7 @@ pub(crate) fn next_token(context: &[u32]) -> u32 {
 pub(crate) fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
-        tokens.push(next_token(&tokens));
+        tokens.push(next_token(prompt.len() as u32, &tokens));
     }
     tokens.split_off(prompt.len())
 }
@@ -89,7 +91,7 @@ impl FakeExecutor {
                         self.memory[&(blocks[position / self.block_tokens].0, position % self.block_tokens)]
                     })
                     .collect();
-                drawn.push((row.sequence, next_token(&context)));
+                drawn.push((row.sequence, next_token(row.prompt_tokens, &context)));
             }
         }
         self.drawn = drawn.iter().copied().collect();

@@ -43,6 +43,27 @@ async fn a_chat_streams_byte_for_byte() {
     assert!(server.is_quiet());
 }
 
+/// The model of these tests treats prompts of up to 48 tokens and longer ones differently.
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_share_blocks_with_those_of_their_own_variant() {
+    let mut server = Server::start().await;
+    let mut hashes = Vec::new();
+    for length in [40, 48, 49, 90] {
+        let prompt = "x".repeat(length);
+        let plain = format!(r#"{{"prompt":"{prompt}","max_tokens":1}}"#);
+        let client = connect(server.address, &post("/v1/completions", "application/json", &plain)).await;
+        let request = server.offered().await;
+        end(&request, FinishReason::Length, None);
+        rest(client).await;
+        hashes.push(request.hashes.hashes().to_vec());
+    }
+    let [shorter, short, long, longer] = &hashes[..] else { panic!("four prompts were offered") };
+    assert_eq!([shorter.len(), short.len(), long.len(), longer.len()], [2, 3, 3, 5]);
+    assert_eq!(shorter[..], short[..2]);
+    assert_eq!(long[..], longer[..3]);
+    assert!(short.iter().all(|hash| !longer.contains(hash)), "the same tokens, but other keys");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chat_and_a_plain_completion_as_one_object() {
     let mut server = Server::start().await;

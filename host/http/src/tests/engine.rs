@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{EndOfStream, FinishReason, Request, SampledToken, SinkClosed, TokenEvent};
+use sluice_core::{EndOfStream, FinishReason, PromptVariants, Request, SampledToken, SinkClosed, TokenEvent};
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_engine::order::Stopped;
 use sluice_telemetry::Metrics;
@@ -88,6 +88,7 @@ pub(super) fn config() -> EdgeConfig {
             name: "org/tiny".to_owned(),
             max_model_len: 100,
             cache_salt: Vec::new(),
+            variants: PromptVariants::new([48]),
             block_tokens: 16,
             created_unix: 5,
         },

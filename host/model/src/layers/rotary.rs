@@ -1,17 +1,19 @@
 //! Rotary position embedding, in the layout of Hugging Face: a head's first half turns with its second.
 
-use crate::rope::{Rope, Variants};
+use sluice_core::PromptVariants;
+
+use crate::rope::Rope;
 use crate::step::Step;
 
 pub(crate) struct Rotary {
     /// For each variant, how fast each pair of a head turns per position.
     speeds: Vec<Vec<f32>>,
-    variants: Variants,
+    variants: PromptVariants,
     attention_factor: f32,
 }
 
 impl Rotary {
-    pub(crate) fn new(rope: &Rope, variants: Variants, head_dim: usize) -> Self {
+    pub(crate) fn new(rope: &Rope, variants: PromptVariants, head_dim: usize) -> Self {
         let speeds = (0..variants.count()).map(|variant| rope.speeds(variant, head_dim)).collect();
         Self { speeds, variants, attention_factor: rope.attention_factor() }
     }
@@ -53,7 +55,7 @@ mod tests {
     #[test]
     fn the_product_of_two_heads_depends_on_their_distance() {
         let rope = Rope { theta: 10_000.0, scaling: Scaling::None };
-        let rotary = Rotary::new(&rope, Variants::default(), 8);
+        let rotary = Rotary::new(&rope, PromptVariants::default(), 8);
         let at = |position: u32, head: [f32; 8]| {
             let mut angles = [0.0; 8];
             rotary.angles_at(position, 1, &mut angles);
