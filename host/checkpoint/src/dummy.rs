@@ -1,16 +1,55 @@
 //! Random weights of a configuration's true shapes, where speed is measured and answers do not matter.
 
+use rayon::prelude::*;
 use sluice_core::philox::philox;
+
+use crate::float::narrow;
+use crate::matrix::TASK;
+use crate::{Dtype, MatrixData};
+
+/// Numbers of one draw.
+const DRAW: usize = 4;
 
 /// A norm's weights lie around 1. A matrix is uniform with variance 1 / inputs, which keeps activations near 1.
 /// The values depend on the seed, the tensor's name and the index, on nothing else.
 pub fn tensor(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
-    let inputs = shape.last().copied().unwrap_or(1);
-    let (middle, spread) = if shape.len() == 1 { (1.0, 0.1) } else { (0.0, (3.0 / inputs as f32).sqrt()) };
-    let key = seed ^ fnv(name);
-    let unit = |word: u32| (word >> 8) as f32 / (1 << 23) as f32 - 1.0;
-    let words = (0u128..).flat_map(|counter| philox(key, counter));
-    words.take(shape.iter().product()).map(|word| middle + spread * unit(word)).collect()
+    let generator = Generator::new(seed, name, shape);
+    let mut numbers = vec![0.0; shape.iter().product()];
+    let tasks = numbers.par_chunks_mut(TASK).enumerate();
+    tasks.for_each(|(task, numbers)| generator.fill(task * TASK, numbers));
+    numbers
+}
+
+/// The same values, rounded to a plain form as they are drawn: a table of gigabytes is never held in F32.
+pub(crate) fn data(seed: u64, name: &str, shape: &[usize], dtype: Dtype) -> MatrixData<'static> {
+    let generator = Generator::new(seed, name, shape);
+    narrow(shape.iter().product(), dtype, &|start, numbers| generator.fill(start, numbers))
+        .unwrap_or_else(|_| unreachable!("numbers below 2 fit every form"))
+}
+
+struct Generator {
+    key: u64,
+    middle: f32,
+    spread: f32,
+}
+
+impl Generator {
+    fn new(seed: u64, name: &str, shape: &[usize]) -> Self {
+        let inputs = shape.last().copied().unwrap_or(1);
+        let (middle, spread) = if shape.len() == 1 { (1.0, 0.1) } else { (0.0, (3.0 / inputs as f32).sqrt()) };
+        Self { key: seed ^ fnv(name), middle, spread }
+    }
+
+    /// From `start` on, which is the first of a draw.
+    fn fill(&self, start: usize, numbers: &mut [f32]) {
+        let unit = |word: u32| (word >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        let first = (start / DRAW) as u128;
+        for (counter, numbers) in (first..).zip(numbers.chunks_mut(DRAW)) {
+            for (number, word) in numbers.iter_mut().zip(philox(self.key, counter)) {
+                *number = self.middle + self.spread * unit(word);
+            }
+        }
+    }
 }
 
 /// FNV-1a: tells names apart, promises nothing else.

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use crate::gguf::GgufProblem;
+use crate::matrix::Form;
+use crate::options::{Dtype, Quantization};
+
 /// Loading stops at the first of these; nothing is served from a model that did not load whole.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -15,12 +19,16 @@ pub enum LoadError {
     Json { file: String, source: serde_json::Error },
     #[error("`{file}`: key `{key}` {problem}")]
     ConfigKey { file: String, key: String, problem: String },
-    #[error("`config.json` names the architecture `{found}`, and these are served: {}", supported.join(", "))]
-    UnknownArchitecture { found: String, supported: Vec<&'static str> },
+    #[error("`{file}` names the architecture `{found}`, and these are served: {}", supported.join(", "))]
+    UnknownArchitecture { file: String, found: String, supported: Vec<&'static str> },
     #[error("`{file}` is not a whole safetensors file ({source}): it is truncated or damaged, download it again")]
     Header { file: String, source: safetensors::SafeTensorError },
+    #[error("`{file}` names the tensor `{tensor}` twice: it is damaged, download it again")]
+    Twice { file: String, tensor: String },
     #[error("`{file}` names the shard `{shard}`, which is not a plain file name: download the index again")]
     ShardName { file: String, shard: String },
+    #[error("`{file}` cannot be served from: {problem}")]
+    Gguf { file: String, problem: Box<GgufProblem> },
     #[error("tensor `{tensor}` {problem}")]
     Tensor { tensor: String, problem: Box<TensorProblem> },
 }
@@ -28,22 +36,38 @@ pub enum LoadError {
 /// `file` is where the tensor was looked for.
 #[derive(Debug, thiserror::Error)]
 pub enum TensorProblem {
-    #[error("is missing from {file}: these weights are not of this `config.json`")]
+    #[error("is missing from {file}: these weights are not of this configuration")]
     Missing { file: String },
-    #[error("in {file} has shape {found}, expected {expected} by `config.json`: the two do not belong together")]
+    #[error("in {file} has shape {found}, expected {expected} by the configuration: the two do not belong together")]
     Shape { file: String, expected: Shape, found: Shape },
-    #[error("in {file} is stored as {found:?}, and F32, F16 and BF16 are read: convert the checkpoint")]
-    Dtype { file: String, found: safetensors::Dtype },
+    #[error("in {file} is stored as {found:?}, and {} is read: convert the checkpoint", list(expected))]
+    Dtype { file: String, expected: Vec<safetensors::Dtype>, found: safetensors::Dtype },
     #[error("in {file} holds {value} at index {index}: the checkpoint is damaged, download it again")]
     NotFinite { file: String, index: usize, value: f32 },
+    #[error("in {file} holds {value} at index {index}, which {dtype} cannot hold: load it as bfloat16 or float32")]
+    Overflow { file: String, index: usize, value: f32, dtype: Dtype },
+    #[error("in {file} is held as {found} already and cannot be made {asked}: leave the quantization out")]
+    Quantized { file: String, found: Form, asked: Quantization },
+    #[error("in {file} {problem}: quantise the checkpoint again, or load one that is not quantised")]
+    QuantState { file: String, problem: String },
 }
 
 /// A tensor's dimensions, outermost first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shape(pub Vec<usize>);
 
+impl TensorProblem {
+    pub(crate) fn of(self, tensor: &str) -> LoadError {
+        LoadError::Tensor { tensor: tensor.to_owned(), problem: Box::new(self) }
+    }
+}
+
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
     }
+}
+
+fn list(dtypes: &[safetensors::Dtype]) -> String {
+    dtypes.iter().map(|dtype| format!("{dtype:?}")).collect::<Vec<_>>().join(", ")
 }

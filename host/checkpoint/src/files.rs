@@ -13,9 +13,14 @@ use crate::LoadError;
 /// A configuration or an index is kilobytes; a larger one is not what it says it is.
 const JSON_LIMIT: usize = 64 << 20;
 
+/// What the name of such a file ends in.
+const GGUF: &str = ".gguf";
+
 #[derive(Clone, Debug)]
 pub enum ModelFiles {
     Folder(PathBuf),
+    /// One file that is the whole model, or the first part of it.
+    Gguf(PathBuf),
     Embedded(EmbeddedFiles),
 }
 
@@ -38,11 +43,19 @@ impl ModelFiles {
         Self::Folder(path.into())
     }
 
+    /// A folder, or a GGUF file by its ending.
+    pub fn path(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let gguf = path.as_os_str().as_encoded_bytes().ends_with(GGUF.as_bytes());
+        if gguf { Self::Gguf(path) } else { Self::Folder(path) }
+    }
+
     /// What the model is called when nobody names it: the folder's own name.
     pub fn name(&self) -> String {
         match self {
             Self::Embedded(embedded) => embedded.name.to_owned(),
             Self::Folder(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::Gguf(path) => path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         }
     }
 
@@ -57,11 +70,18 @@ impl ModelFiles {
             Self::Embedded(embedded) => {
                 Ok(embedded.files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| FileBytes::Static(bytes)))
             }
-            Self::Folder(folder) => match map(&folder.join(file)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(source) => Err(LoadError::Unreadable { place: self.place(), file: file.to_owned(), source }),
-            },
+            Self::Folder(folder) => self.find_in(folder, file),
+            // Whatever else lies in its folder is not of this model.
+            Self::Gguf(path) if file.ends_with(GGUF) => self.find_in(path.parent().unwrap_or(Path::new("")), file),
+            Self::Gguf(_) => Ok(None),
+        }
+    }
+
+    fn find_in(&self, folder: &Path, file: &str) -> Result<Option<FileBytes>, LoadError> {
+        match map(&folder.join(file)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(LoadError::Unreadable { place: self.place(), file: file.to_owned(), source }),
         }
     }
 
@@ -79,6 +99,7 @@ impl ModelFiles {
         match self {
             Self::Embedded(embedded) => format!("the embedded model `{}`", embedded.name),
             Self::Folder(path) => format!("the folder `{}`", path.display()),
+            Self::Gguf(path) => format!("the folder of `{}`", path.display()),
         }
     }
 }

@@ -1,178 +1,217 @@
-//! Tensors by name, checked against the shape that the configuration asks for.
+//! Tensors by name, checked against the shape that the configuration asks for, in the form that was asked for.
 
 use std::borrow::Cow;
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
+use safetensors::Dtype as FileDtype;
 
-use crate::dummy;
-use crate::error::{Shape, TensorProblem};
-use crate::files::FileBytes;
-use crate::{LoadError, MatrixData, ModelFiles, StoredMatrix};
+use crate::error::TensorProblem;
+use crate::gguf::Gguf;
+use crate::progress::Meter;
+use crate::safetensors_file::SafeTensorsFiles;
+use crate::{
+    ConfigFile, Dtype, Form, LoadError, LoadFormat, LoadOptions, MatrixData, ModelFiles, Progress, Quantization,
+    StoredMatrix, bitsandbytes, dummy, float, int8, nf4,
+};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoadFormat {
-    /// The checkpoint beside the configuration.
-    SafeTensors,
-    /// Random weights in the configuration's shapes: for measuring and testing without files.
-    Dummy { seed: u64 },
-}
-
-/// Where a model's numbers come from, and how many it took.
+/// Where a model's numbers come from, how many it took, and which were left.
 pub struct Weights {
     source: Source,
-    parameters: Cell<u64>,
+    options: LoadOptions,
+    meter: Meter,
+    parameters: AtomicU64,
+    asked: Mutex<BTreeSet<String>>,
 }
 
 enum Source {
-    Stored(Checkpoint),
+    SafeTensors(SafeTensorsFiles),
+    Gguf(Gguf),
     /// Random, for measuring and testing without files.
     Dummy {
         seed: u64,
+        dtype: Dtype,
     },
 }
 
-/// One safetensors file, or the shards of one model.
-struct Checkpoint {
-    shards: Vec<Shard>,
-    /// Which shard the index puts a tensor in; empty where there is one file.
-    index: HashMap<String, usize>,
+/// What a tensor is held as in the files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TensorDescription {
+    pub form: Form,
+    /// That its numbers take, scales included.
+    pub bytes: u64,
 }
 
-/// A file whose header was found to be true of it: offsets, shapes and types agree with each other and its length.
-struct Shard {
-    file: String,
-    bytes: FileBytes,
-    metadata: Metadata,
-    data_start: usize,
+/// A tensor as it was found, not yet looked into, and the file that it is in.
+struct Found<'a> {
+    data: MatrixData<'a>,
+    file: &'a str,
 }
 
 impl Weights {
-    pub fn open(files: &ModelFiles, format: LoadFormat) -> Result<Self, LoadError> {
-        Ok(Self::new(match format {
-            LoadFormat::SafeTensors => Source::Stored(Checkpoint::open(files)?),
-            LoadFormat::Dummy { seed } => Source::Dummy { seed },
-        }))
-    }
-
-    fn new(source: Source) -> Self {
-        Self { source, parameters: Cell::new(0) }
+    /// Reads headers; `progress` hears of what is read later.
+    pub fn open(files: &ModelFiles, options: LoadOptions, progress: Box<dyn Progress>) -> Result<Self, LoadError> {
+        let source = Source::open(files, &options)?;
+        Ok(Self {
+            meter: Meter::new(progress, source.bytes()),
+            source,
+            options,
+            parameters: AtomicU64::new(0),
+            asked: Mutex::new(BTreeSet::new()),
+        })
     }
 
     /// Of all tensors that were taken so far.
     pub fn parameters(&self) -> u64 {
-        self.parameters.get()
+        self.parameters.load(Ordering::Relaxed)
     }
 
     /// A vector, such as a bias or the weights of a norm.
     pub fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, LoadError> {
-        let data = self.data(name, &[length])?;
+        let data = self.take(name, &[length])?.data;
         Ok(StoredMatrix { outputs: 1, inputs: length, data }.to_f32())
     }
 
-    /// A matrix of shape `[outputs, inputs]`.
-    pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<StoredMatrix<'_>, LoadError> {
-        let data = self.data(name, &[outputs, inputs])?;
+    /// The matrix of an embedding or a head, of shape `[outputs, inputs]`: in the dtype that was asked for.
+    pub fn table(&self, name: &str, outputs: usize, inputs: usize) -> Result<StoredMatrix<'_>, LoadError> {
+        let Found { data, file } = self.take(name, &[outputs, inputs])?;
+        let converted = float::convert(data, self.options.dtype);
+        let data = converted.map_err(|float::Overflow { index, value }| {
+            let dtype = self.options.dtype;
+            TensorProblem::Overflow { file: file.to_owned(), index, value, dtype }.of(name)
+        })?;
         Ok(StoredMatrix { outputs, inputs, data })
     }
 
+    /// The matrix of a linear layer, of shape `[outputs, inputs]`: in the dtype that was asked for, then quantised.
+    pub fn projection(&self, name: &str, outputs: usize, inputs: usize) -> Result<StoredMatrix<'_>, LoadError> {
+        let matrix = self.table(name, outputs, inputs)?;
+        let asked = self.options.quantization;
+        let data = match (asked, matrix.form()) {
+            (Quantization::None, _) | (Quantization::Int8, Form::Int8) | (Quantization::Nf4, Form::Nf4 { .. }) => {
+                return Ok(matrix);
+            }
+            (Quantization::Int8, Form::F32 | Form::F16 | Form::Bf16) => MatrixData::Int8(int8::quantize(&matrix)),
+            (Quantization::Nf4, Form::F32 | Form::F16 | Form::Bf16) => MatrixData::Nf4(nf4::quantize(&matrix)),
+            (_, found) => {
+                let file = self.source.find(name, &[outputs, inputs])?.file.to_owned();
+                return Err(TensorProblem::Quantized { file, found, asked }.of(name));
+            }
+        };
+        Ok(StoredMatrix { outputs, inputs, data })
+    }
+
+    /// What a tensor is held as, by headers alone.
+    pub fn describe(&self, name: &str, shape: &[usize]) -> Result<TensorDescription, LoadError> {
+        let form = self.source.find(name, shape)?.data.form();
+        self.ask(name);
+        let (inputs, outputs) = shape.split_last().map_or((0, 0), |(last, rest)| (*last, rest.iter().product()));
+        Ok(TensorDescription { form, bytes: form.bytes(outputs, inputs) })
+    }
+
+    /// Tensors in the files that nobody asked for, by name.
+    pub fn unclaimed(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let claimed = |name: &String| {
+            asked.contains(name) || bitsandbytes::whole(name).is_some_and(|whole| asked.contains(&whole))
+        };
+        let mut names = self.source.names();
+        names.retain(|name| !claimed(name));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// All numbers are finite. Allocates nothing before the header agreed to `shape`.
-    fn data(&self, name: &str, shape: &[usize]) -> Result<MatrixData<'_>, LoadError> {
-        let data = match &self.source {
-            Source::Stored(checkpoint) => checkpoint
-                .data(name, shape)
-                .map_err(|problem| LoadError::Tensor { tensor: name.to_owned(), problem: Box::new(problem) })?,
-            Source::Dummy { seed } => {
-                let values = dummy::tensor(*seed, name, shape);
-                MatrixData::F32(values.into_iter().flat_map(f32::to_le_bytes).collect())
-            }
-        };
+    fn take(&self, name: &str, shape: &[usize]) -> Result<Found<'_>, LoadError> {
+        let found = self.source.find(name, shape)?;
+        self.ask(name);
+        found.check_finite(name)?;
         let count: usize = shape.iter().product();
-        self.parameters.set(self.parameters.get() + count as u64);
-        Ok(data)
+        self.parameters.fetch_add(count as u64, Ordering::Relaxed);
+        self.meter.read(found.data.form().bytes(1, count));
+        Ok(found)
+    }
+
+    fn ask(&self, name: &str) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
     }
 }
 
-impl Checkpoint {
-    fn open(files: &ModelFiles) -> Result<Self, LoadError> {
-        match files.find_json(INDEX)? {
-            Some(index) => Self::open_shards(files, &index),
-            None => Ok(Self { shards: vec![Shard::open(files, SINGLE)?], index: HashMap::new() }),
+impl Source {
+    fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Self, LoadError> {
+        match (options.format, files) {
+            (LoadFormat::Dummy { seed }, _) => Ok(Self::Dummy { seed, dtype: dummy_dtype(files, options.dtype)? }),
+            (LoadFormat::SafeTensors, ModelFiles::Gguf(path)) => Gguf::open(files, path).map(Self::Gguf),
+            (LoadFormat::SafeTensors, _) => SafeTensorsFiles::open(files).map(Self::SafeTensors),
         }
     }
 
-    fn open_shards(files: &ModelFiles, json: &serde_json::Value) -> Result<Self, LoadError> {
-        let wrong = |key: &str| LoadError::ConfigKey {
-            file: INDEX.to_owned(),
-            key: key.to_owned(),
-            problem: "must map each tensor's name to its shard's file name".to_owned(),
-        };
-        let map = json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(|| wrong("weight_map"))?;
-        let mut shards: Vec<Shard> = Vec::new();
-        let mut index = HashMap::new();
-        for (tensor, shard) in map {
-            let shard = shard.as_str().ok_or_else(|| wrong(tensor))?;
-            let known = shards.iter().position(|known| known.file == shard);
-            let place = known.unwrap_or(shards.len());
-            if known.is_none() {
-                shards.push(Shard::open(files, plain_name(shard)?)?);
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::SafeTensors(files) => files.bytes(),
+            Self::Gguf(file) => file.bytes(),
+            Self::Dummy { .. } => 0,
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::SafeTensors(files) => files.names().collect(),
+            Self::Gguf(file) => file.names().collect(),
+            Self::Dummy { .. } => Vec::new(),
+        }
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Found<'_>, LoadError> {
+        match self {
+            Self::SafeTensors(files) => in_safetensors(files, name, shape),
+            Self::Gguf(gguf) => {
+                let (data, file) = gguf.tensor(name, shape).map_err(|problem| problem.of(name))?;
+                Ok(Found { data, file })
             }
-            index.insert(tensor.clone(), place);
-        }
-        Ok(Self { shards, index })
-    }
-
-    fn data(&self, name: &str, shape: &[usize]) -> Result<MatrixData<'_>, TensorProblem> {
-        let missing = |file: &str| TensorProblem::Missing { file: file.to_owned() };
-        let shard = match self.index.get(name) {
-            Some(place) => &self.shards[*place],
-            None if self.index.is_empty() => &self.shards[0],
-            None => return Err(missing(INDEX)),
-        };
-        let info = shard.metadata.info(name).ok_or_else(|| missing(&shard.file))?;
-        shard.read(info, shape)
-    }
-}
-
-impl Shard {
-    fn open(files: &ModelFiles, file: &str) -> Result<Self, LoadError> {
-        let bytes = files.open(file)?;
-        let header = |source| LoadError::Header { file: file.to_owned(), source };
-        let (header_bytes, metadata) = SafeTensors::read_metadata(&bytes).map_err(header)?;
-        let data_start = size_of::<u64>() + header_bytes;
-        Ok(Self { file: file.to_owned(), bytes, metadata, data_start })
-    }
-
-    fn read(&self, info: &TensorInfo, expected: &[usize]) -> Result<MatrixData<'_>, TensorProblem> {
-        let file = || self.file.clone();
-        if info.shape != expected {
-            let (expected, found) = (Shape(expected.to_vec()), Shape(info.shape.clone()));
-            return Err(TensorProblem::Shape { file: file(), expected, found });
-        }
-        let (start, end) = info.data_offsets;
-        let raw = Cow::Borrowed(&self.bytes[self.data_start + start..self.data_start + end]);
-        let data = match info.dtype {
-            Dtype::F32 => MatrixData::F32(raw),
-            Dtype::F16 => MatrixData::F16(raw),
-            Dtype::BF16 => MatrixData::Bf16(raw),
-            found => return Err(TensorProblem::Dtype { file: file(), found }),
-        };
-        match data.first_not_finite() {
-            None => Ok(data),
-            Some((index, value)) => Err(TensorProblem::NotFinite { file: file(), index, value }),
+            Self::Dummy { seed, dtype } => {
+                Ok(Found { data: dummy::data(*seed, name, shape, *dtype), file: "random weights" })
+            }
         }
     }
 }
 
-/// A shard lies beside its index: a name that leads elsewhere is refused.
-fn plain_name(shard: &str) -> Result<&str, LoadError> {
-    if shard.is_empty() || shard.contains(['/', '\\']) || shard == ".." {
-        return Err(LoadError::ShardName { file: INDEX.to_owned(), shard: shard.to_owned() });
+/// Random weights are in the numbers that the configuration names. One that is not there names none.
+fn dummy_dtype(files: &ModelFiles, asked: Dtype) -> Result<Dtype, LoadError> {
+    match (asked, ConfigFile::read(files)) {
+        (Dtype::Auto, Ok(config)) => config.dtype(),
+        (Dtype::Auto, Err(LoadError::MissingFile { .. })) => Ok(Dtype::Auto),
+        (Dtype::Auto, Err(error)) => Err(error),
+        (asked, _) => Ok(asked),
     }
-    Ok(shard)
+}
+
+fn in_safetensors<'a>(files: &'a SafeTensorsFiles, name: &str, shape: &[usize]) -> Result<Found<'a>, LoadError> {
+    let tensor = files.tensor(name).map_err(|problem| problem.of(name))?;
+    if let Some(data) = bitsandbytes::find(files, name, shape)? {
+        return Ok(Found { data, file: tensor.file });
+    }
+    let plain = tensor.expect_dtype(&[FileDtype::F32, FileDtype::F16, FileDtype::BF16]);
+    plain.and_then(|()| tensor.expect_shape(shape)).map_err(|problem| problem.of(name))?;
+    let bytes = Cow::Borrowed(tensor.bytes);
+    let data = match tensor.dtype {
+        FileDtype::F16 => MatrixData::F16(bytes),
+        FileDtype::BF16 => MatrixData::Bf16(bytes),
+        _ => MatrixData::F32(bytes),
+    };
+    Ok(Found { data, file: tensor.file })
+}
+
+impl Found<'_> {
+    fn check_finite(&self, name: &str) -> Result<(), LoadError> {
+        match self.data.first_not_finite() {
+            None => Ok(()),
+            Some((part, index, value)) => {
+                let problem = TensorProblem::NotFinite { file: self.file.to_owned(), index, value };
+                Err(problem.of(&format!("{name}{part}")))
+            }
+        }
+    }
 }

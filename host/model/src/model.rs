@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluice_checkpoint::{ConfigFile, LoadError, LoadFormat, ModelFiles, Weights};
+use sluice_checkpoint::{ConfigFile, LoadError, LoadFormat, LoadOptions, ModelFiles, Silent, Weights};
 
 use sluice_core::PromptVariants;
 
@@ -65,7 +65,10 @@ pub fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
     let found = config.architecture()?;
     match ARCHITECTURES.iter().find(|(name, _)| *name == found) {
         Some((_, describe)) => describe(config),
-        None => Err(LoadError::UnknownArchitecture { found, supported: ARCHITECTURES.map(|(name, _)| name).to_vec() }),
+        None => {
+            let supported = ARCHITECTURES.map(|(name, _)| name).to_vec();
+            Err(LoadError::UnknownArchitecture { file: config.file().to_owned(), found, supported })
+        }
     }
 }
 
@@ -74,7 +77,8 @@ pub fn load(files: &ModelFiles, format: LoadFormat) -> Result<Arc<dyn Model>, Lo
     let config = ConfigFile::read(files)?;
     let blueprint = blueprint(&config)?;
     let eos_ids = config.eos_ids(files)?;
-    let weights = Weights::open(files, format)?;
+    let options = LoadOptions { format, ..LoadOptions::default() };
+    let weights = Weights::open(files, options, Box::new(Silent))?;
     Ok(Arc::new(Decoder::load(&blueprint, files.name(), eos_ids, &weights)?))
 }
 

@@ -39,7 +39,7 @@ impl Linear {
         let mut rows = Vec::new();
         let mut biases = Vec::new();
         for part in parts {
-            rows.extend(weights.matrix(&format!("{}.weight", part.name), part.outputs, inputs)?.to_f32());
+            rows.extend(weights.table(&format!("{}.weight", part.name), part.outputs, inputs)?.to_f32());
             if bias {
                 biases.extend(weights.vector(&format!("{}.bias", part.name), part.outputs)?);
             }
@@ -183,13 +183,14 @@ impl Panel<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sluice_checkpoint::{LoadFormat, ModelFiles};
+    use sluice_checkpoint::{LoadFormat, LoadOptions, ModelFiles, Silent};
 
     use super::*;
 
     fn dummy(seed: u64) -> Weights {
         let nowhere = ModelFiles::folder("nowhere");
-        Weights::open(&nowhere, LoadFormat::Dummy { seed }).unwrap()
+        let options = LoadOptions { format: LoadFormat::Dummy { seed }, ..LoadOptions::default() };
+        Weights::open(&nowhere, options, Box::new(Silent)).unwrap()
     }
 
     fn linear(seed: u64, inputs: usize, outputs: usize, bias: bool) -> Linear {

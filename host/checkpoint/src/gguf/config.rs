@@ -1,0 +1,112 @@
+//! A GGUF file's metadata as the `config.json` that the model was converted from.
+
+use std::path::Path;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::Gguf;
+use super::value::{List, Value};
+use crate::config::LARGEST;
+use crate::{ConfigFile, LoadError, ModelFiles};
+
+/// By GGUF's name.
+const ARCHITECTURES: [(&str, &str); 2] = [("qwen2", "Qwen2ForCausalLM"), ("qwen3", "Qwen3ForCausalLM")];
+
+/// Hugging Face's sizes, by the ending of GGUF's keys, and whether a model may lack one.
+const SIZES: [(&str, &str, bool); 7] = [
+    ("hidden_size", "embedding_length", true),
+    ("num_hidden_layers", "block_count", true),
+    ("num_attention_heads", "attention.head_count", true),
+    ("num_key_value_heads", "attention.head_count_kv", false),
+    ("head_dim", "attention.key_length", false),
+    ("intermediate_size", "feed_forward_length", true),
+    ("max_position_embeddings", "context_length", true),
+];
+
+pub(crate) fn config(files: &ModelFiles, path: &Path) -> Result<ConfigFile, LoadError> {
+    let file = Gguf::open(files, path)?;
+    let (architecture, name) = architecture(&file)?;
+    let mut config = Map::new();
+    config.insert("architectures".to_owned(), json!([name]));
+    for (key, ending, required) in SIZES {
+        let from = format!("{architecture}.{ending}");
+        match size(&file, &from)? {
+            Some(size) => drop(config.insert(key.to_owned(), json!(size))),
+            None if required => return Err(file.wrong(&from, MISSING)),
+            None => {}
+        }
+    }
+    refuse_other_settings(&file, architecture, &config)?;
+    config.insert("rms_norm_eps".to_owned(), number(&file, architecture, "attention.layer_norm_rms_epsilon")?);
+    config.insert("rope_theta".to_owned(), number(&file, architecture, "rope.freq_base")?);
+    config.insert("vocab_size".to_owned(), json!(tokens(&file)?.len()));
+    config.insert("tie_word_embeddings".to_owned(), json!(!file.holds("output.weight")));
+    config.insert("eos_token_id".to_owned(), json!(eos_ids(&file)?));
+    Ok(ConfigFile::new(file.file(), Json::Object(config)))
+}
+
+const MISSING: &str = "is missing: convert the model again";
+
+/// GGUF's name for it, and Hugging Face's.
+fn architecture(file: &Gguf) -> Result<(&'static str, &'static str), LoadError> {
+    let key = "general.architecture";
+    let value = file.value(key).ok_or_else(|| file.wrong(key, MISSING))?;
+    let found = value.as_text().ok_or_else(|| file.wrong(key, "must be a text"))?;
+    let known = ARCHITECTURES.into_iter().find(|(name, _)| *name == found);
+    known.ok_or_else(|| LoadError::UnknownArchitecture {
+        file: file.file().to_owned(),
+        found: found.to_owned(),
+        supported: ARCHITECTURES.iter().map(|(name, _)| *name).collect(),
+    })
+}
+
+fn size(file: &Gguf, key: &str) -> Result<Option<u64>, LoadError> {
+    let Some(value) = file.value(key) else { return Ok(None) };
+    let size = value.as_u64().filter(|size| (1..=LARGEST).contains(size));
+    size.map(Some).ok_or_else(|| file.wrong(key, format!("must be a whole number from 1 to {LARGEST}")))
+}
+
+fn number(file: &Gguf, architecture: &str, ending: &str) -> Result<Json, LoadError> {
+    let key = format!("{architecture}.{ending}");
+    let value = file.value(&key).ok_or_else(|| file.wrong(&key, MISSING))?;
+    let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+    // A file has F32; the shortest decimal of it is what was meant, such as 1e-6.
+    let shortest = number.and_then(|number| (number as f32).to_string().parse::<f64>().ok());
+    shortest.map(|number| json!(number)).ok_or_else(|| file.wrong(&key, "must be a positive number"))
+}
+
+fn tokens(file: &Gguf) -> Result<&List, LoadError> {
+    let key = "tokenizer.ggml.tokens";
+    let list = file.value(key).ok_or_else(|| file.wrong(key, MISSING))?.as_list().filter(|list| list.len() > 0);
+    list.ok_or_else(|| file.wrong(key, "must be a list of the vocabulary's tokens"))
+}
+
+/// The end of a text and the end of a turn.
+fn eos_ids(file: &Gguf) -> Result<Vec<u64>, LoadError> {
+    let mut ids = Vec::new();
+    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+        if let Some(value) = file.value(key) {
+            let id = value.as_u64().filter(|id| u32::try_from(*id).is_ok());
+            let id = id.ok_or_else(|| file.wrong(key, "must be a token's id"))?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// What the configuration's keys have no word for must be what they mean.
+fn refuse_other_settings(file: &Gguf, architecture: &str, config: &Map<String, Json>) -> Result<(), LoadError> {
+    let key = format!("{architecture}.attention.value_length");
+    let length = size(file, &key)?;
+    if length.is_some() && length != config.get("head_dim").and_then(Json::as_u64) {
+        return Err(file.wrong(&key, "differs from `attention.key_length`, which is not served"));
+    }
+    let key = format!("{architecture}.rope.scaling.type");
+    let scaling = file.value(&key).map(Value::as_text);
+    if scaling.is_some_and(|scaling| scaling != Some("none")) {
+        return Err(file.wrong(&key, "is not `none`, and scaled rotary embeddings are not served from GGUF yet"));
+    }
+    Ok(())
+}
