@@ -1,6 +1,7 @@
 //! What a chat's prompt is made from: messages, tools and options, as OpenAI-compatible clients send them.
 
 use minijinja::Value;
+use serde::{Deserialize, Deserializer};
 
 use crate::Json;
 use crate::error::TemplateError;
@@ -11,38 +12,36 @@ pub const MAX_KWARGS: usize = 64;
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A message and whatever belongs to it: `tool_calls`, `tool_call_id`, `name`, `reasoning_content` and so on.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(try_from = "Json")]
 pub struct ChatMessage {
     /// In the order in which they were sent.
     fields: Vec<(String, Json)>,
 }
 
-/// One request for a prompt. Nothing in it becomes a special token.
-#[derive(Clone, PartialEq, Debug)]
+/// One request for a prompt, readable from a request's JSON. Nothing in it becomes a special token.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct ChatRequest {
     pub messages: Vec<ChatMessage>,
     /// JSON schemas of what the model may call.
+    #[serde(default, deserialize_with = "or_none")]
     pub tools: Vec<Json>,
     /// `chat_template_kwargs`: what the template sees by these names, `enable_thinking` for one.
+    #[serde(default, rename = "chat_template_kwargs", deserialize_with = "members")]
     pub kwargs: Vec<(String, Json)>,
     /// Whether the prompt ends where the assistant begins to speak.
+    #[serde(default = "yes")]
     pub add_generation_prompt: bool,
 }
+
+/// Not an object, or without the text `role`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a message must be an object with a `role`")]
+pub struct NoMessage;
 
 impl ChatMessage {
     pub fn new(role: &str, content: &str) -> Self {
         Self { fields: Vec::new() }.with("role", Json::text(role)).with("content", Json::text(content))
-    }
-
-    /// An object with a role; the content may be missing or null, as it is where an assistant only calls tools.
-    pub fn from_json(message: Json) -> Option<Self> {
-        match message {
-            Json::Object(fields) => {
-                let message = Self { fields };
-                matches!(message.get("role"), Some(Json::Text(_))).then_some(message)
-            }
-            _ => None,
-        }
     }
 
     #[must_use]
@@ -73,10 +72,11 @@ impl ChatMessage {
         }
     }
 
-    /// As transformers does, what the assistant thought goes by every name that templates know.
+    /// As transformers does: what is null is not there, and what the assistant thought goes by every name that templates
+    /// know.
     fn value(&self, with: &impl Fn(&str) -> String) -> Value {
         let field = |(name, value): &(String, Json)| (with(name), value.value(with));
-        let fields = self.fields.iter().map(field);
+        let fields = self.fields.iter().filter(|(_, value)| *value != Json::Null).map(field);
         let thought = REASONING.into_iter().filter_map(|name| self.get(name)).find(|value| **value != Json::Null);
         let Some(thought) = thought.map(|thought| thought.value(with)) else {
             return Value::from_pairs(fields);
@@ -84,6 +84,17 @@ impl ChatMessage {
         let first = ("thinking".to_owned(), thought.clone());
         let last = ("reasoning_content".to_owned(), thought);
         Value::from_pairs(std::iter::once(first).chain(fields).chain([last]))
+    }
+}
+
+/// The content may be missing or null, as it is where an assistant only calls tools.
+impl TryFrom<Json> for ChatMessage {
+    type Error = NoMessage;
+
+    fn try_from(message: Json) -> Result<Self, NoMessage> {
+        let Json::Object(fields) = message else { return Err(NoMessage) };
+        let message = Self { fields };
+        if matches!(message.get("role"), Some(Json::Text(_))) { Ok(message) } else { Err(NoMessage) }
     }
 }
 
@@ -139,6 +150,24 @@ impl ChatRequest {
     }
 }
 
+fn yes() -> bool {
+    true
+}
+
+/// A list that may be null.
+fn or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Json>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// An object that may be null.
+fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Json)>, D::Error> {
+    match Json::deserialize(deserializer)? {
+        Json::Null => Ok(Vec::new()),
+        Json::Object(members) => Ok(members),
+        _ => Err(serde::de::Error::custom("it must be an object")),
+    }
+}
+
 fn is_identifier(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
@@ -174,17 +203,34 @@ mod tests {
 
     #[test]
     fn a_message_is_an_object_with_a_role() {
-        let message = ChatMessage::from_json(json(r#"{"content": null, "role": "assistant"}"#)).unwrap();
+        let message = ChatMessage::try_from(json(r#"{"content": null, "role": "assistant"}"#)).unwrap();
         assert_eq!(message.get("content"), Some(&Json::Null));
         for no_message in ["[]", "{}", r#"{"role": 1}"#, r#""user""#] {
-            assert_eq!(ChatMessage::from_json(json(no_message)), None);
+            assert_eq!(ChatMessage::try_from(json(no_message)), Err(NoMessage));
+        }
+    }
+
+    #[test]
+    fn a_request_is_read_from_json() {
+        let read = |text: &str| serde_json::from_str::<ChatRequest>(text);
+        let plain = ChatRequest::new(vec![ChatMessage::new("user", "hi")]);
+        let bare = r#"{"messages": [{"role": "user", "content": "hi"}], "temperature": 1}"#;
+        assert_eq!(read(bare).unwrap(), plain);
+        let nulls = r#"{"messages": [{"role": "user", "content": "hi"}], "tools": null, "chat_template_kwargs": null}"#;
+        assert_eq!(read(nulls).unwrap(), plain);
+        let full = r#"{"messages": [], "tools": [{}], "chat_template_kwargs": {"b": 1, "a": 2}, "add_generation_prompt": false}"#;
+        let full = read(full).unwrap();
+        assert_eq!((full.tools.len(), full.add_generation_prompt), (1, false));
+        assert_eq!(full.kwargs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+        for wrong in ["{}", r#"{"messages": [1]}"#, r#"{"messages": [], "chat_template_kwargs": []}"#] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn what_was_thought_goes_by_every_name() {
         let check = |message: &str, expected: &str| {
-            let message = ChatMessage::from_json(json(message)).unwrap();
+            let message = ChatMessage::try_from(json(message)).unwrap();
             assert_eq!(message.value(&str::to_owned).to_string(), expected);
         };
         check(
@@ -195,6 +241,6 @@ mod tests {
             r#"{"reasoning_content": "c", "thinking": "t", "role": "a"}"#,
             "{'thinking': 't', 'reasoning_content': 'c', 'role': 'a'}",
         );
-        check(r#"{"role": "a", "reasoning": null}"#, "{'role': 'a', 'reasoning': None}");
+        check(r#"{"role": "a", "reasoning": null, "content": null}"#, "{'role': 'a'}");
     }
 }

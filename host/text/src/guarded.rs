@@ -86,7 +86,7 @@ impl<'s> Guard<'s> {
         }
     }
 
-    fn without_marks<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    pub(crate) fn without_marks<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if text.contains(self.mark) { Cow::Owned(text.replace(self.mark, "")) } else { Cow::Borrowed(text) }
     }
 

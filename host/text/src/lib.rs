@@ -27,7 +27,7 @@ mod tojson;
 mod tokenizer;
 
 pub use answer::Answer;
-pub use chat::{ChatMessage, ChatRequest, MAX_KWARGS};
+pub use chat::{ChatMessage, ChatRequest, MAX_KWARGS, NoMessage};
 pub use date::UnixSeconds;
 pub use detokenizer::Detokenizer;
 pub use error::{FilesError, GgufError, RanksError, StopError, TemplateError, TextError, TokenizerError};

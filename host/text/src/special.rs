@@ -49,20 +49,21 @@ impl Specials {
 }
 
 #[cfg(test)]
+impl Special {
+    /// It takes no white space along.
+    pub(crate) fn plain(id: u32, content: &str) -> Self {
+        Self { id, content: content.to_owned(), strips_before: false, strips_after: false }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_first_and_longest_is_found() {
-        let special =
-            |id, content: &str| Special { id, content: content.to_owned(), strips_before: false, strips_after: false };
-        let specials = Specials::new(vec![
-            special(1, "<a>"),
-            special(2, "<a><b>"),
-            special(3, ""),
-            special(4, "é"),
-            special(5, "éé"),
-        ]);
+        let tokens = [(1, "<a>"), (2, "<a><b>"), (3, ""), (4, "é"), (5, "éé")];
+        let specials = Specials::new(tokens.map(|(id, content)| Special::plain(id, content)).into());
         let check = |text, from, expected| {
             assert_eq!(specials.find(text, from).map(|(at, token)| (at, token.id)), expected, "{text} from {from}");
         };

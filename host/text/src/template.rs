@@ -4,12 +4,13 @@ use std::error::Error as _;
 use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::ChatRequest;
 use crate::date::UnixSeconds;
 use crate::error::TemplateError;
+use crate::python_float::python_float;
 use crate::tojson::tojson;
 
 pub const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
@@ -98,11 +99,24 @@ fn environment() -> Result<Environment<'static>, TemplateError> {
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.add_filter("tojson", tojson);
+    environment.set_formatter(|out, state, value| match exponent(value) {
+        Some(text) => out.write_str(&text).map_err(Error::from),
+        None => escape_formatter(out, state, value),
+    });
+    environment.add_filter("string", |value: &Value| exponent(value).unwrap_or_else(|| value.to_string()));
+    // Python iterates over no None: a template that asks first whether there are tools would count them otherwise.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: &str| -> Result<Value, Error> {
         let error = Error::new(ErrorKind::InvalidOperation, "raise_exception");
         Err(error.with_source(Refusal(message.to_owned())))
     });
     Ok(environment)
+}
+
+/// What Python writes where it writes an exponent, and minijinja all the digits.
+fn exponent(value: &Value) -> Option<String> {
+    let float = (value.is_number() && !value.is_integer()).then(|| f64::try_from(value.clone()).ok())??;
+    Some(python_float(float)).filter(|text| text.contains('e'))
 }
 
 fn fault(error: Error) -> TemplateError {

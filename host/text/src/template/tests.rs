@@ -1,8 +1,12 @@
 //! Templates in the manner of those that models bring, against the text that they are to make.
 
+use serde::Deserialize;
+
 use super::*;
-use crate::ChatMessage;
-use crate::chatml::CHATML;
+use crate::chatml::{CHATML, QWEN_V1};
+use crate::guarded::Guard;
+use crate::special::{Special, Specials};
+use crate::{ChatMessage, Json, MAX_KWARGS};
 
 const NOW: UnixSeconds = UnixSeconds(1_735_689_600);
 
@@ -120,6 +124,99 @@ fn the_dialect_is_that_of_hugging_face() {
     );
     check("{% set generation_x = 1 %}{{ generation_x }}", &[], "1");
     check("{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m(1) }}", &[], "[1]");
+}
+
+/// Chats as `testdata/make_chats.py` gave them to transformers, and what that made of them.
+#[derive(Deserialize)]
+struct Chat {
+    name: String,
+    request: ChatRequest,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    name: String,
+    /// None where the template fails.
+    text: Option<String>,
+}
+
+/// The special tokens that those chats were rendered with.
+const TOKENS: [(&str, &str); 3] = [("bos_token", "<s>"), ("eos_token", "<|im_end|>"), ("pad_token", "<|endoftext|>")];
+
+/// A template of `testdata/templates`, what transformers made with it, and whether it looks at what a text says but not
+/// at how long it is, so that the marks which keep a client's text apart from special tokens change nothing.
+macro_rules! template {
+    ($name:literal, $unmarked:literal) => {
+        (
+            include_str!(concat!("../../testdata/templates/", $name, ".jinja")),
+            include_str!(concat!("../../testdata/templates/", $name, ".golden.json")),
+            $unmarked,
+        )
+    };
+}
+
+#[test]
+fn chats_are_rendered_as_by_transformers() {
+    let chats: Vec<Chat> = serde_json::from_str(include_str!("../../testdata/chats.json")).unwrap();
+    assert!(chats.len() > 30);
+    let specials = Specials::new(TOKENS.map(|(_, content)| Special::plain(7, content)).into());
+    let families = [template!("chatml", true), template!("tools", true), template!("thinking", true)];
+    for (source, golden, unmarked) in families.into_iter().chain([template!("dialect", false)]) {
+        let golden: Vec<Golden> = serde_json::from_str(golden).unwrap();
+        let template = ChatTemplate::new(source).unwrap().with_tokens(TOKENS);
+        assert_eq!(golden.len(), chats.len());
+        for (golden, Chat { name, request }) in golden.iter().zip(&chats) {
+            assert_eq!(&golden.name, name);
+            let rendered = template.render(request, NOW);
+            assert_eq!(rendered.as_ref().ok(), golden.text.as_ref(), "{name}: {rendered:?}");
+            if unmarked {
+                let guard = Guard::new(&specials, request.texts().into_iter());
+                let guarded = template.render_with(request, NOW, &|text| guard.guard(text).into_owned());
+                let text = guarded.ok().map(|text| guard.without_marks(&text).into_owned());
+                assert_eq!(text, golden.text, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_hosts_own_formats_are_those_that_models_know() {
+    let check = |source, messages: &[(&str, &str)], prompt, expected: &str| {
+        let request = ChatRequest { add_generation_prompt: prompt, ..chat(messages) };
+        assert_eq!(ChatTemplate::new(source).unwrap().render(&request, NOW).unwrap(), expected);
+    };
+    let turn = [("user", "Hi\n"), ("assistant", "")];
+    check(
+        QWEN_V1,
+        &turn[..1],
+        true,
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi\n<|im_end|>\n\
+         <|im_start|>assistant\n",
+    );
+    check(
+        QWEN_V1,
+        &[("system", "S"), turn[0], turn[1]],
+        false,
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi\n<|im_end|>\n<|im_start|>assistant\n<|im_end|>",
+    );
+    check(CHATML, &turn, false, "<|im_start|>user\nHi\n<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n");
+    let tools = ChatRequest { tools: vec![Json::Null], ..chat(&turn) };
+    let refused = ChatTemplate::new(QWEN_V1).unwrap().render(&tools, NOW).unwrap_err().to_string();
+    assert!(refused.contains("knows no tools"), "{refused}");
+}
+
+#[test]
+fn options_cannot_stand_for_what_the_host_sets() {
+    let template = ChatTemplate::new("{{ messages | length }}").unwrap().with_tokens(TOKENS);
+    let render = |names: &[&str]| {
+        let kwargs = names.iter().map(|name| ((*name).to_owned(), Json::Null)).collect();
+        template.render(&ChatRequest { kwargs, ..chat(&[]) }, NOW)
+    };
+    for name in ["messages", "tools", "add_generation_prompt", "strftime_now", "bos_token", "", "a-b", "<|im_end|>"] {
+        assert_eq!(render(&[name]), Err(TemplateError::Kwarg { name: name.to_owned() }));
+    }
+    assert_eq!(render(&["unk_token", "documents", "enable_thinking"]), Ok("0".to_owned()));
+    assert_eq!(render(&["x"; MAX_KWARGS + 1]), Err(TemplateError::TooManyKwargs { count: 65, limit: 64 }));
 }
 
 #[test]
