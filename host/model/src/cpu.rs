@@ -83,7 +83,7 @@ impl Executor for CpuExecutor {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use sluice_core::{BlockId, RequestId, Row, SampledToken, SamplingParams, TokenSource};
+    use sluice_core::{BlockId, PromptVariants, RequestId, Row, SampledToken, SamplingParams, TokenSource};
 
     use super::*;
     use crate::model::{Dimensions, ModelInfo};
