@@ -72,14 +72,20 @@ impl Checkpoint {
     }
 
     pub(super) fn write(&self) -> (TempDir, ModelFiles) {
-        let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("config.json"), self.config.to_string()).unwrap();
+        let (folder, files) = self.write_config();
         let tensors = self.tensors();
         if self.shards == 1 {
             save(&folder.path().join("model.safetensors"), &tensors);
         } else {
             self.write_shards(folder.path(), tensors);
         }
+        (folder, files)
+    }
+
+    /// Without weights.
+    pub(super) fn write_config(&self) -> (TempDir, ModelFiles) {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("config.json"), self.config.to_string()).unwrap();
         let files = ModelFiles::folder(folder.path());
         (folder, files)
     }

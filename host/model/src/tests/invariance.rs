@@ -7,7 +7,7 @@ use super::checkpoint::Checkpoint;
 use super::{Run, Runner};
 use sluice_checkpoint::LoadFormat;
 
-use crate::load;
+use super::load;
 
 const BLOCKS: u32 = 64;
 const LENGTH: usize = 40;

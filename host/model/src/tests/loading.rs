@@ -1,15 +1,16 @@
 //! Every way in which files can be wrong ends in an error that names the file or tensor and the remedy.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use safetensors::Dtype;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::checkpoint::{Checkpoint, Tensors, save};
-use sluice_checkpoint::{EmbeddedFiles, LoadFormat, ModelFiles};
+use sluice_checkpoint::{ConfigFile, EmbeddedFiles, LoadFormat, ModelFiles};
 
-use crate::load;
+use super::load;
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -36,15 +37,6 @@ fn check_tensors(damage: impl FnOnce(&mut Tensors), expected: &[&str]) {
         save(&folder.join(WEIGHTS), &tensors);
     };
     check(damage, expected);
-}
-
-fn check_config(damage: impl FnOnce(&mut Value), expected: &[&str]) {
-    let damage = |folder: &Path| {
-        let mut config = Checkpoint::qwen3(1, true).config;
-        damage(&mut config);
-        fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    };
-    check(damage, &[expected, &["config.json"]].concat());
 }
 
 fn overwrite(file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> impl FnOnce(&Path) {
@@ -74,6 +66,9 @@ fn missing_files() {
 #[test]
 fn damaged_json() {
     check(overwrite("config.json", |bytes| bytes[..40].to_vec()), &["config.json", "not valid JSON"]);
+    let eos = r#"{"eos_token_id": "end"}"#;
+    let generation = "generation_config.json";
+    check(|folder| fs::write(folder.join(generation), eos).unwrap(), &[generation, "eos_token_id", "end"]);
     check(|folder| fs::write(folder.join(INDEX), "{}").unwrap(), &[INDEX, "weight_map"]);
     let outside = json!({"weight_map": {NORM: "../model.safetensors"}}).to_string();
     check(|folder| fs::write(folder.join(INDEX), outside).unwrap(), &[INDEX, "../model.safetensors"]);
@@ -107,8 +102,10 @@ fn lying_headers() {
     check(overwrite(WEIGHTS, tensor("[-2]", "[0, 8]")), &not_whole);
     check(overwrite(WEIGHTS, header("[]")), &not_whole);
     check(overwrite(WEIGHTS, header("")), &not_whole);
-    let huge = |config: &mut Value| config["vocab_size"] = json!(1 << 24);
-    check_config(huge, &["model.embed_tokens.weight", "[97, 48]", "[16777216, 48]"]);
+    let mut huge = Checkpoint::qwen3(1, true);
+    huge.config["vocab_size"] = json!(1 << 24);
+    let swap = |folder: &Path| fs::write(folder.join("config.json"), huge.config.to_string()).unwrap();
+    check(swap, &["model.embed_tokens.weight", "[97, 48]", "[16777216, 48]"]);
 }
 
 #[test]
@@ -119,38 +116,13 @@ fn wrong_tensors() {
     check_tensors(|tensors| drop(tensors.remove(NORM)), &[NORM, "missing", WEIGHTS]);
     check_tensors(|tensors| set(tensors, Dtype::F32, &[49], vec![0; 196]), &[NORM, "[49]", "expected [48]"]);
     check_tensors(|tensors| set(tensors, Dtype::F32, &[1, 48], vec![0; 192]), &[NORM, "[1, 48]", "expected [48]"]);
-    check_tensors(|tensors| set(tensors, Dtype::I8, &[48], vec![0; 48]), &[NORM, "I8", "convert"]);
+    check_tensors(|tensors| set(tensors, Dtype::I16, &[48], vec![0; 96]), &[NORM, "I16", "convert"]);
     for (value, says) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
         let mut values = [1.0f32; 48];
         values[17] = value;
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         check_tensors(|tensors| set(tensors, Dtype::F32, &[48], bytes), &[NORM, says, "index 17", "download"]);
     }
-}
-
-#[test]
-fn wrong_configurations() {
-    let without = |key: &'static str| move |config: &mut Value| drop(config.as_object_mut().unwrap().remove(key));
-    for key in ["architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"] {
-        check_config(without(key), &[key]);
-    }
-    for key in ["intermediate_size", "max_position_embeddings", "rope_theta", "rms_norm_eps"] {
-        check_config(without(key), &[key, "missing"]);
-    }
-    let with = |key: &'static str, value: Value| move |config: &mut Value| config[key] = value;
-    check_config(with("architectures", json!(["LlamaForCausalLM"])), &["LlamaForCausalLM", "Qwen3ForCausalLM"]);
-    check_config(with("hidden_size", json!(0)), &["hidden_size", "0"]);
-    check_config(with("hidden_size", json!(-48)), &["hidden_size", "-48"]);
-    check_config(with("vocab_size", json!(1u64 << 60)), &["vocab_size"]);
-    check_config(with("num_hidden_layers", json!("three")), &["num_hidden_layers", "three"]);
-    check_config(with("num_key_value_heads", json!(4)), &["num_key_value_heads", "divide"]);
-    check_config(with("head_dim", json!(15)), &["head_dim", "even"]);
-    check_config(with("rms_norm_eps", json!(-1.0)), &["rms_norm_eps", "positive"]);
-    check_config(with("tie_word_embeddings", json!("yes")), &["tie_word_embeddings", "true or false"]);
-    check_config(with("hidden_act", json!("gelu")), &["hidden_act", "gelu", "silu"]);
-    check_config(with("use_sliding_window", json!(true)), &["use_sliding_window"]);
-    check_config(with("rope_scaling", json!({"rope_type": "llama3", "factor": 4.0})), &["rope_type", "llama3"]);
-    check_config(with("eos_token_id", json!("end")), &["eos_token_id", "end"]);
 }
 
 #[test]
@@ -168,6 +140,40 @@ fn what_a_model_says_of_itself() {
 
     fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9]}"#).unwrap();
     assert_eq!(load(&files, LoadFormat::SafeTensors).unwrap().info().eos_ids, [7, 9]);
+}
+
+#[test]
+fn a_blueprint_lists_the_tensors_of_its_checkpoint() {
+    let mut biased = Checkpoint::qwen3(1, false);
+    biased.config["attention_bias"] = json!(true);
+    let mut tied = Checkpoint::qwen(1);
+    tied.config["tie_word_embeddings"] = json!(true);
+    let others =
+        [Checkpoint::qwen(1), Checkpoint::qwen2(1, true), Checkpoint::qwen2(1, false), Checkpoint::qwen3(1, true)];
+    for checkpoint in others.into_iter().chain([biased, tied]) {
+        let (_folder, files) = checkpoint.write();
+        let blueprint = crate::blueprint(&ConfigFile::read(&files).unwrap()).unwrap();
+        let stored = checkpoint.tensors().into_iter().map(|(name, (_, shape, _))| (name, shape));
+        let listed: BTreeMap<_, _> = blueprint.tensors().map(|tensor| (tensor.name, tensor.shape)).collect();
+        assert_eq!(listed, stored.collect());
+        let parameters = blueprint.tensors().map(|tensor| tensor.parameters()).sum::<u64>();
+        assert_eq!(load(&files, LoadFormat::SafeTensors).unwrap().info().parameters, parameters);
+    }
+}
+
+#[test]
+fn the_first_series_is_served_as_far_as_it_can_be_stretched() {
+    let model = |stretched: bool| {
+        let mut checkpoint = Checkpoint::qwen(1);
+        checkpoint.config["use_dynamic_ntk"] = json!(stretched);
+        let (_folder, files) = checkpoint.write_config();
+        load(&files, LoadFormat::Dummy { seed: 1 }).unwrap()
+    };
+    let (stretched, plain) = (model(true), model(false));
+    assert_eq!((stretched.info().max_model_len, plain.info().max_model_len), (8192, 2048));
+    let variants = |length| [&stretched, &plain].map(|model| model.info().variants.of(length));
+    assert_eq!([1, 2048, 2049, 4096, 4097, 8192].map(variants), [[0, 0], [0, 0], [1, 0], [1, 0], [2, 0], [2, 0]]);
+    assert_eq!((stretched.info().variants.count(), plain.info().variants.count()), (3, 1));
 }
 
 #[test]

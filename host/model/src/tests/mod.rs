@@ -1,15 +1,20 @@
 //! Whole models against candle's own, against themselves in other company, and against damaged files.
 
 mod checkpoint;
+mod configurations;
 mod invariance;
 mod loading;
+mod qwen;
+mod qwen_reference;
 mod reference;
+mod transformers;
 
 use std::sync::Arc;
 
 use sluice_core::{Batch, BlockId, RequestId, Row, SamplingParams, TokenSource};
 
 use crate::kv::KvCache;
+use crate::load;
 use crate::model::Model;
 use crate::scratch::Scratch;
 use crate::step::{ModelLimits, Step, StepLimits};
@@ -35,12 +40,15 @@ struct Run<'a> {
 
 impl Runner {
     fn new(model: Arc<dyn Model>, blocks: u32, block_tokens: u32) -> Self {
-        let max_tokens = 512;
+        Self::sized(model, blocks, block_tokens, 512)
+    }
+
+    fn sized(model: Arc<dyn Model>, blocks: u32, block_tokens: u32, max_tokens: u32) -> Self {
         let limits = StepLimits { blocks, block_tokens, max_tokens, max_rows: 16 };
         let size = model.info().dimensions;
         Self {
             cache: KvCache::new(&size, blocks, block_tokens).unwrap(),
-            scratch: Scratch::new(&size, 512, 16),
+            scratch: Scratch::new(&size, max_tokens as usize, 16),
             step: Step::new(&limits),
             limits,
             model,

@@ -10,7 +10,7 @@ use super::checkpoint::{Checkpoint, Stored};
 use super::{Run, Runner, argmax};
 use sluice_checkpoint::{LoadFormat, ModelFiles};
 
-use crate::load;
+use super::load;
 
 const LENGTHS: [usize; 4] = [37, 1, 16, 90];
 const NEW_TOKENS: usize = 12;
