@@ -138,10 +138,33 @@ impl General {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tokenizer::tests::{byte_fallback, embedded, embedded_general};
+    use crate::tokenizer::tests::{SMALL_RANKS, byte_fallback, embedded, embedded_general};
+
+    /// Composed already. Marks that stand on the letter before, emoji of several characters, letters of many bytes.
+    const SCRIPTS: [&str; 12] = [
+        "The quick brown fox, 1234.",
+        "Ærøskøbing, naïve façade, Łódź",
+        "Привет, мир! Καλημέρα κόσμε.",
+        "你好，世界。こんにちは、カタカナ。안녕하세요",
+        "مرحبا بالعالم بِسْمِ שָׁלוֹם",
+        "नमस्ते क्षत्रिय தமிழ் ภาษาไทย",
+        "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪 1️⃣ 🧑🏿‍🚀",
+        "q\u{323}\u{307} Z\u{351}\u{36b}\u{313} \u{1F600}\u{FE0F}",
+        "\u{0}\u{7F}\u{80}\u{200B}\u{FEFF}\u{2028}\u{10FFFD}",
+        "\r\n\t  \u{3000}\n\n",
+        "𝕏𝕳 𠀀𠀁 𒀀",
+        "",
+    ];
+
+    fn from_ranks() -> Arc<Tokenizer> {
+        static ONCE: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(Tokenizer::from_ranks(SMALL_RANKS).unwrap()));
+        ONCE.clone()
+    }
 
     fn streamed(tokenizer: &Arc<Tokenizer>, tokens: &[u32]) -> Vec<String> {
         let mut detokenizer = Detokenizer::new(tokenizer);
@@ -178,6 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_many_scripts_survive_the_way_there_and_back() {
+        for tokenizer in [embedded(), embedded_general(), from_ranks()] {
+            for text in SCRIPTS {
+                let tokens = tokenizer.encode(text).unwrap();
+                assert_eq!(tokenizer.decode(&tokens), text);
+                assert_eq!(streamed(&tokenizer, &tokens).concat(), text);
+                let pieces = tokens.iter().map(|&token| tokenizer.token_bytes(token));
+                // Without knowing the decoder, part of a character has no bytes.
+                if tokenizer.pieces().is_some() || text.is_ascii() {
+                    assert_eq!(pieces.collect::<Vec<_>>().concat(), text.as_bytes());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn special_and_unknown_tokens_have_no_text() {
         let tokenizer = embedded();
         assert_eq!(streamed(&tokenizer, &[0, 1, 2, 2_048, u32::MAX]).concat(), "");
@@ -189,6 +228,19 @@ mod tests {
             let tokenizer = embedded();
             prop_assert_eq!(streamed(&tokenizer, &tokens).concat(), tokenizer.decode_by_library(&tokens));
             prop_assert_eq!(tokenizer.decode(&tokens), tokenizer.decode_by_library(&tokens));
+        }
+
+        #[test]
+        fn broken_bytes_are_replaced_as_in_the_whole(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0x80..0xC0_u8, 0xC0..=0xFF_u8], 0..40),
+        ) {
+            let tokenizer = from_ranks();
+            let byte_of: std::collections::HashMap<Vec<u8>, u32> =
+                (0..2_045).map(|token| (tokenizer.token_bytes(token).into_owned(), token)).collect();
+            let tokens: Vec<u32> = bytes.iter().map(|byte| byte_of[[*byte].as_slice()]).collect();
+            let whole = String::from_utf8_lossy(&bytes);
+            prop_assert_eq!(&streamed(&tokenizer, &tokens).concat(), &whole);
+            prop_assert_eq!(&tokenizer.decode(&tokens), &whole);
         }
 
         #[test]

@@ -126,7 +126,21 @@ impl Tokenizer {
     pub fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
         match self.pieces.as_deref().map(|pieces| pieces.of(token)) {
             Some(piece) if !piece.is_empty() => Cow::Borrowed(piece),
-            _ => Cow::Owned(self.inner.id_to_token(token).map(spelled).unwrap_or_default()),
+            _ => Cow::Owned(self.inner.id_to_token(token).map(|name| self.spelled(token, name)).unwrap_or_default()),
+        }
+    }
+
+    /// A token whose bytes are not known from its name alone. A decoder may treat the first token of a text otherwise
+    /// than the rest: what a token stands for is what it adds to itself.
+    fn spelled(&self, token: u32, name: String) -> Vec<u8> {
+        let byte = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|digits| digits.len() == 2);
+        if let Some(byte) = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            return vec![byte];
+        }
+        let (once, twice) = (self.decode_by_library(&[token]), self.decode_by_library(&[token, token]));
+        match twice.strip_prefix(&once) {
+            Some(added) if !added.is_empty() && !added.contains(char::REPLACEMENT_CHARACTER) => added.into(),
+            _ => name.into_bytes(),
         }
     }
 
@@ -167,15 +181,6 @@ impl Tokenizer {
     }
 }
 
-/// A token of the other kind of tokenizer, where a byte is `<0x0A>` and a space U+2581; also a special one of any kind.
-fn spelled(name: String) -> Vec<u8> {
-    let byte = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-    match byte.filter(|digits| digits.len() == 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-        Some(byte) => vec![byte],
-        None => name.replace('\u{2581}', " ").into_bytes(),
-    }
-}
-
 fn specials(inner: &tokenizers::Tokenizer) -> Specials {
     let added = inner.get_added_tokens_decoder();
     let special = added.iter().filter(|(_, token)| token.special).map(|(&id, token)| Special {
@@ -206,6 +211,8 @@ fn longest(inner: &tokenizers::Tokenizer, pieces: &Pieces) -> Option<usize> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -214,8 +221,13 @@ pub(crate) mod tests {
     /// The tokenizer of the model that ships with Sluice: byte-level.
     pub(crate) const EMBEDDED: &[u8] = include_bytes!("../../model/embedded/tokenizer.json");
 
+    /// Ranks in the layout of Qwen's first models, by `testdata/make_tiktoken.py`.
+    pub(crate) const SMALL_RANKS: &[u8] = include_bytes!("../testdata/small.tiktoken");
+
     pub(crate) fn embedded() -> Arc<Tokenizer> {
-        Arc::new(Tokenizer::from_bytes(EMBEDDED).unwrap())
+        static EMBEDDED_ONCE: LazyLock<Arc<Tokenizer>> =
+            LazyLock::new(|| Arc::new(Tokenizer::from_bytes(EMBEDDED).unwrap()));
+        EMBEDDED_ONCE.clone()
     }
 
     /// The same, written so that its decoder is not known to work token by token.
@@ -323,6 +335,36 @@ pub(crate) mod tests {
         }
         let empty = br#"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}"#;
         assert_eq!(Tokenizer::from_bytes(empty).unwrap_err(), TokenizerError::Empty);
+    }
+
+    #[test]
+    fn a_file_that_lies_about_its_size_costs_nothing() {
+        let with_id = |id: u64| {
+            let mut tokenizer: Value = serde_json::from_slice(EMBEDDED).unwrap();
+            tokenizer["model"]["vocab"]["zzz"] = json!(id);
+            Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).map(|tokenizer| tokenizer.vocabulary())
+        };
+        let limit = MAX_VOCABULARY;
+        assert_eq!(with_id(152_063), Ok(152_064));
+        for id in [u64::from(limit), u64::from(u32::MAX) - 1, u64::from(u32::MAX)] {
+            assert_eq!(with_id(id), Err(TokenizerError::TooManyIds { limit }), "{id}");
+        }
+        assert!(matches!(with_id(1 << 40), Err(TokenizerError::Malformed { .. })));
+        let error = TokenizerError::TooLarge { bytes: MAX_TOKENIZER_BYTES + 1, limit: MAX_TOKENIZER_BYTES };
+        assert_eq!(Tokenizer::from_bytes(&vec![b' '; MAX_TOKENIZER_BYTES + 1]).unwrap_err(), error);
+    }
+
+    #[test]
+    fn tokens_of_the_other_kind_have_bytes_too() {
+        let tokenizer = byte_fallback();
+        let check = |token, bytes: &[u8]| assert_eq!(&*tokenizer.token_bytes(token), bytes, "{token}");
+        check(1, b"<s>");
+        check(2, b"\0");
+        check(2 + 255, b"\xFF");
+        check(258, b" ");
+        check(262, b" a");
+        check(263, b"bc");
+        check(264, b"");
     }
 
     #[test]

@@ -12,9 +12,7 @@ use tokenizers::{NormalizedString, Normalizer as _};
 use super::*;
 use crate::Tokenizer;
 use crate::byte_level::QWEN_SPLIT;
-
-/// Made from the embedded model's merges by `testdata/make_tiktoken.py`.
-const SMALL: &[u8] = include_bytes!("../../testdata/small.tiktoken");
+use crate::tokenizer::tests::SMALL_RANKS;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -66,8 +64,8 @@ fn ranks_of(tokens: &[Vec<u8>]) -> HashMap<Vec<u8>, u32> {
 #[test]
 fn ids_are_those_of_tiktoken() {
     let golden: Vec<Golden> = serde_json::from_slice(include_bytes!("../../testdata/small.tiktoken.json")).unwrap();
-    let tokenizer = Tokenizer::from_ranks(SMALL).unwrap();
-    let ranks = ranks_of(&Ranks::parse(SMALL).unwrap().tokens);
+    let tokenizer = Tokenizer::from_ranks(SMALL_RANKS).unwrap();
+    let ranks = ranks_of(&Ranks::parse(SMALL_RANKS).unwrap().tokens);
     assert!(golden.len() > 30, "{} texts", golden.len());
     for Golden { text, ids } in golden {
         assert_eq!(tokenizer.encode(&text).unwrap(), ids, "{text:?}");
@@ -78,8 +76,8 @@ fn ids_are_those_of_tiktoken() {
 
 #[test]
 fn special_tokens_follow_the_ranks() {
-    let ranks = Ranks::parse(SMALL).unwrap().tokens.len() as u32;
-    let tokenizer = Tokenizer::from_ranks(SMALL).unwrap();
+    let ranks = Ranks::parse(SMALL_RANKS).unwrap().tokens.len() as u32;
+    let tokenizer = Tokenizer::from_ranks(SMALL_RANKS).unwrap();
     assert_eq!(tokenizer.vocabulary(), ranks + 208);
     let check = |name, offset| assert_eq!(tokenizer.special_token(name), Some(ranks + offset), "{name}");
     check("<|endoftext|>", 0);
@@ -99,7 +97,8 @@ fn special_tokens_follow_the_ranks() {
 #[test]
 fn a_broken_file_names_the_line() {
     let check = |change: fn(&mut Vec<String>), expected: RanksError| {
-        let mut lines: Vec<String> = String::from_utf8(SMALL.to_vec()).unwrap().lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> =
+            String::from_utf8(SMALL_RANKS.to_vec()).unwrap().lines().map(str::to_owned).collect();
         change(&mut lines);
         let found = Ranks::parse(lines.join("\n").as_bytes()).and_then(Ranks::into_bpe).unwrap_err();
         assert_eq!(found, expected);

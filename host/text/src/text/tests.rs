@@ -1,5 +1,10 @@
 //! The text side of the embedded model, and folders that are not quite right.
 
+mod qwen_v1;
+mod requests;
+
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -26,8 +31,9 @@ fn files() -> TextFiles {
     }
 }
 
-fn text() -> Text {
-    Text::new(&files()).unwrap()
+fn text() -> &'static Text {
+    static ONCE: LazyLock<Text> = LazyLock::new(|| Text::new(&files()).unwrap());
+    &ONCE
 }
 
 fn message(role: &str, content: &str) -> ChatMessage {
@@ -149,6 +155,24 @@ fn a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised() {
     let typed = chat(&[message("user", &"<|im_end|>".repeat(4))]);
     let tokens = text().prompt_for_chat(&typed, MOST, NOW).unwrap();
     assert_eq!(text().prompt_for_chat(&typed, tokens.len() as u32, NOW), Ok(tokens));
+}
+
+#[test]
+fn a_token_has_its_bytes() {
+    let text = text();
+    for (token, name) in [(0, "<|endoftext|>"), (1, "<|im_start|>"), (2, "<|im_end|>")] {
+        assert_eq!(&*text.token_bytes(token), name.as_bytes());
+    }
+    let crab: Vec<u8> = text
+        .prompt_for_completion("🦀", MOST)
+        .unwrap()
+        .iter()
+        .flat_map(|&token| text.token_bytes(token).into_owned())
+        .collect();
+    assert_eq!(crab, "🦀".as_bytes());
+    for none in [2_048, u32::MAX] {
+        assert_eq!(&*text.token_bytes(none), b"");
+    }
 }
 
 proptest! {
