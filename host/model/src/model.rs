@@ -64,7 +64,12 @@ const ARCHITECTURES: [(&str, Describe); 3] = [
 pub fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
     let found = config.architecture()?;
     match ARCHITECTURES.iter().find(|(name, _)| *name == found) {
-        Some((_, describe)) => describe(config),
+        Some((_, describe)) => {
+            if let Some(stored) = config.section("quantization_config")? {
+                stored.refuse("quant_method", &["bitsandbytes"])?;
+            }
+            describe(config)
+        }
         None => {
             let supported = ARCHITECTURES.map(|(name, _)| name).to_vec();
             Err(LoadError::UnknownArchitecture { file: config.file().to_owned(), found, supported })

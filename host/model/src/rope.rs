@@ -164,3 +164,32 @@ impl Yarn {
         (speed / self.factor * (1.0 - kept) + speed * kept) as f32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alpha_is_as_published_for_every_prompt() {
+        for native in [100u32, 2048, 3000] {
+            let rope = Rope { theta: 10_000.0, scaling: Scaling::DynamicNtk { native } };
+            let variants = rope.variants(4 * native);
+            for prompt in 1..=4 * native {
+                let published = ((f64::from(prompt) / f64::from(native)).log2() + 1.0).ceil().exp2() - 1.0;
+                assert_eq!(alpha(variants.of(prompt)), published.max(1.0), "{prompt} of {native}");
+            }
+            assert_eq!(variants.count(), 3);
+        }
+    }
+
+    #[test]
+    fn the_slowest_pair_slows_by_alpha() {
+        let rope = Rope { theta: 10_000.0, scaling: Scaling::DynamicNtk { native: 2048 } };
+        let speeds = [0, 1, 2].map(|variant| rope.speeds(variant, 128));
+        for (speeds, alpha) in speeds.iter().zip([1.0, 3.0, 7.0]) {
+            assert_eq!((speeds.len(), speeds[0]), (64, 1.0));
+            // theta is multiplied by alpha^(128 / 126), and the last of 64 pairs takes theta^(126 / 128).
+            assert!((speeds[63] * alpha / speeds[0] - 10_000f32.powf(-126.0 / 128.0)).abs() < 1e-9);
+        }
+    }
+}

@@ -33,9 +33,9 @@ impl Clock for VirtualClock {
 /// turns positions by the prompt's length, it depends on how many of them came as the prompt.
 pub(crate) fn next_token(prompt_tokens: u32, context: &[u32]) -> u32 {
     let seed = 0xcbf2_9ce4_8422_2325_u64 ^ u64::from(prompt_tokens);
-    let hash = context.iter().fold(seed, |hash, &token| {
-        (hash ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
-    });
+    let hash = context
+        .iter()
+        .fold(seed, |hash, &token| (hash ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3).rotate_left(5));
     (hash % VOCABULARY) as u32
 }
 

@@ -48,6 +48,15 @@ fn an_architecture_that_is_not_served() {
 }
 
 #[test]
+fn weights_that_were_quantised_in_another_way() {
+    for good in [Checkpoint::qwen(1), Checkpoint::qwen2(1, true), Checkpoint::qwen3(1, true)] {
+        let gptq = json!({"quant_method": "gptq", "bits": 4});
+        check(&good, "quantization_config", gptq, &["quant_method", "gptq", "bitsandbytes"]);
+        check(&good, "quantization_config", json!("nf4"), &["quantization_config", "object"]);
+    }
+}
+
+#[test]
 fn qwen2_and_qwen3() {
     for good in [Checkpoint::qwen2(1, true), Checkpoint::qwen3(1, false)] {
         let sizes = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"];
