@@ -37,7 +37,8 @@ impl Text {
         let tokens = SPECIAL_TOKENS.map(|name| (name, token_text(&settings[name])));
         let template = template(own.as_deref(), v1)?.with_tokens(tokens);
         let ends = if chatml { ENDS.as_slice() } else { &[] };
-        let stop_tokens = stop_tokens(&tokenizer, ids_of_end(&generation, &config), [tokens[1].1].iter().chain(ends));
+        let ends = ends.iter().copied().chain([token_text(&settings["eos_token"])]);
+        let stop_tokens = stop_tokens(&tokenizer, ids_of_end(&generation, &config), ends);
         Ok(Self { tokenizer: Arc::new(tokenizer), template, stop_tokens })
     }
 
@@ -47,7 +48,7 @@ impl Text {
         let tokens = [("bos_token", vocabulary.name(vocabulary.bos)), ("eos_token", vocabulary.name(vocabulary.eos))];
         let template = template(vocabulary.chat_template.as_deref(), false)?.with_tokens(tokens);
         // The file names one end of an answer, and chat models of this vocabulary have several.
-        let stop_tokens = stop_tokens(&tokenizer, vocabulary.eos.into_iter().collect(), ENDS.iter());
+        let stop_tokens = stop_tokens(&tokenizer, vocabulary.eos.into_iter().collect(), ENDS.into_iter());
         Ok(Self { tokenizer: Arc::new(tokenizer), template, stop_tokens })
     }
 
@@ -145,7 +146,7 @@ fn ids_of_end(generation: &Value, config: &Value) -> Vec<u32> {
 }
 
 /// These ids, and those of the special tokens of these names.
-fn stop_tokens<'n>(tokenizer: &Tokenizer, ids: Vec<u32>, names: impl Iterator<Item = &'n &'n str>) -> Arc<[u32]> {
+fn stop_tokens<'n>(tokenizer: &Tokenizer, ids: Vec<u32>, names: impl Iterator<Item = &'n str>) -> Arc<[u32]> {
     let named = names.filter_map(|name| tokenizer.special_token(name));
     let mut tokens: Vec<u32> = ids.into_iter().chain(named).collect();
     tokens.sort_unstable();

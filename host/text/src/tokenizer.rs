@@ -225,17 +225,26 @@ pub(crate) mod tests {
     pub(crate) const SMALL_RANKS: &[u8] = include_bytes!("../testdata/small.tiktoken");
 
     pub(crate) fn embedded() -> Arc<Tokenizer> {
-        static EMBEDDED_ONCE: LazyLock<Arc<Tokenizer>> =
-            LazyLock::new(|| Arc::new(Tokenizer::from_bytes(EMBEDDED).unwrap()));
-        EMBEDDED_ONCE.clone()
+        static ONCE: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| changed(|_| {}));
+        ONCE.clone()
+    }
+
+    /// The embedded tokenizer with something about it changed.
+    fn changed(change: impl Fn(&mut Value)) -> Arc<Tokenizer> {
+        let mut tokenizer: Value = serde_json::from_slice(EMBEDDED).unwrap();
+        change(&mut tokenizer);
+        Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
     }
 
     /// The same, written so that its decoder is not known to work token by token.
     pub(crate) fn embedded_general() -> Arc<Tokenizer> {
-        let mut tokenizer: Value = serde_json::from_slice(EMBEDDED).unwrap();
-        let decoder = tokenizer["decoder"].take();
-        tokenizer["decoder"] = json!({"type": "Sequence", "decoders": [decoder]});
-        Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
+        static ONCE: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+            changed(|tokenizer| {
+                let decoder = tokenizer["decoder"].take();
+                tokenizer["decoder"] = json!({"type": "Sequence", "decoders": [decoder]});
+            })
+        });
+        ONCE.clone()
     }
 
     /// A tokenizer of the other kind: words with a mark before them, bytes spelled as tokens, a token at the beginning.
@@ -270,9 +279,9 @@ pub(crate) mod tests {
 
     /// The embedded tokenizer with Qwen's normaliser.
     fn composing() -> Arc<Tokenizer> {
-        let mut tokenizer: Value = serde_json::from_slice(EMBEDDED).unwrap();
-        tokenizer["normalizer"] = json!({"type": "NFC"});
-        Arc::new(Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap())
+        static ONCE: LazyLock<Arc<Tokenizer>> =
+            LazyLock::new(|| changed(|tokenizer| tokenizer["normalizer"] = json!({"type": "NFC"})));
+        ONCE.clone()
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! and files that are not right.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use fancy_regex::Regex;
 use proptest::prelude::*;
@@ -42,9 +43,9 @@ fn composed(text: &str) -> String {
 /// leftmost first, until none are left.
 fn reference(ranks: &HashMap<Vec<u8>, u32>, text: &str) -> Vec<u32> {
     let composed = composed(text);
-    let split = Regex::new(QWEN_SPLIT).unwrap();
+    static SPLIT: LazyLock<Regex> = LazyLock::new(|| Regex::new(QWEN_SPLIT).unwrap());
     let mut ids = Vec::new();
-    for word in split.find_iter(&composed) {
+    for word in SPLIT.find_iter(&composed) {
         let mut parts: Vec<Vec<u8>> = word.unwrap().as_str().bytes().map(|byte| vec![byte]).collect();
         loop {
             let ranked = parts.windows(2).enumerate().filter_map(|(at, pair)| Some((*ranks.get(&pair.concat())?, at)));
