@@ -9,6 +9,18 @@ use crate::options::{Dtype, Quantization};
 /// Loading stops at the first of these; nothing is served from a model that did not load whole.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    #[error("there is no folder or GGUF file `{model}`, and it is no ORG/NAME of the Hugging Face hub: check the path")]
+    NoSuchModel { model: String },
+    #[error("`{path}` is a file: name the model's folder, or a file that ends in .gguf")]
+    NotAModel { path: String },
+    #[error("`{folder}` holds several models, {}: name one of these files", files.join(", "))]
+    SeveralFiles { folder: String, files: Vec<String> },
+    #[error(
+        "`{model}` is no folder, and not in the Hugging Face cache (looked in {looked}; HF_HUB_CACHE, HF_HOME or HOME \
+         say where it is): get it with `{command}`{}",
+        if *offline { ", after unsetting HF_HUB_OFFLINE" } else { "" }
+    )]
+    NotInCache { model: String, looked: String, command: String, offline: bool },
     #[error("{place} has no file `{file}`: a model is a folder in Hugging Face's layout; download it again, whole")]
     MissingFile { place: String, file: String },
     #[error("`{file}` of {place} cannot be read ({source}): check its permissions and the disk")]
@@ -44,7 +56,7 @@ pub enum TensorProblem {
     Dtype { file: String, expected: Vec<safetensors::Dtype>, found: safetensors::Dtype },
     #[error("in {file} holds {value} at index {index}: the checkpoint is damaged, download it again")]
     NotFinite { file: String, index: usize, value: f32 },
-    #[error("in {file} holds {value} at index {index}, which {dtype} cannot hold: load it as bfloat16 or float32")]
+    #[error("in {file} holds {value} at index {index}, which {dtype} cannot hold: choose another dtype, such as float32")]
     Overflow { file: String, index: usize, value: f32, dtype: Dtype },
     #[error("in {file} is held as {found} already and cannot be made {asked}: leave the quantization out")]
     Quantized { file: String, found: Form, asked: Quantization },

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use serde_json::Value;
 
-use crate::LoadError;
+use crate::{LoadError, hub};
 
 /// A configuration or an index is kilobytes; a larger one is not what it says it is.
 const JSON_LIMIT: usize = 64 << 20;
@@ -50,11 +50,12 @@ impl ModelFiles {
         if gguf { Self::Gguf(path) } else { Self::Folder(path) }
     }
 
-    /// What the model is called when nobody names it: the folder's own name.
+    /// What the model is called when nobody names it: the folder's or file's own name, or its id on the hub.
     pub fn name(&self) -> String {
         match self {
             Self::Embedded(embedded) => embedded.name.to_owned(),
-            Self::Folder(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::Folder(path) => hub::name_of_snapshot(path)
+                .unwrap_or_else(|| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()),
             Self::Gguf(path) => path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         }
     }

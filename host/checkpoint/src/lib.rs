@@ -10,6 +10,7 @@ mod files;
 mod float;
 pub mod ggml;
 mod gguf;
+mod hub;
 pub mod int8;
 pub mod matrix;
 pub mod nf4;
@@ -18,11 +19,15 @@ mod progress;
 mod safetensors_file;
 mod weights;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::ConfigFile;
 pub use error::{LoadError, Shape, TensorProblem};
 pub use files::{EmbeddedFiles, FileBytes, ModelFiles};
 pub use ggml::{GgmlBlocks, GgmlKind};
 pub use gguf::{GgufProblem, GgufTokenizer};
+pub use hub::HubEnvironment;
 pub use int8::Int8Rows;
 pub use matrix::{Form, MatrixData, StoredMatrix};
 pub use nf4::{Absmax, NestedAbsmax, Nf4Blocks};

@@ -130,8 +130,15 @@ impl NestedAbsmax<'_> {
 
 /// With double quantisation, as checkpoints of this kind usually are.
 pub fn quantize(matrix: &StoredMatrix<'_>) -> Nf4Blocks<'static> {
+    let plain = quantize_plain(matrix);
+    let nested = nest(&plain.absmax.to_f32());
+    Nf4Blocks { absmax: Absmax::Nested(nested), ..plain }
+}
+
+/// Without it.
+pub(crate) fn quantize_plain(matrix: &StoredMatrix<'_>) -> Nf4Blocks<'static> {
     let (codes, absmax) = quantize_blocks(matrix);
-    Nf4Blocks { codes: Cow::Owned(codes), absmax: Absmax::Nested(nest(&absmax)), table: TABLE }
+    Nf4Blocks { codes: Cow::Owned(codes), absmax: Absmax::Plain(Cow::Owned(absmax)), table: TABLE }
 }
 
 /// What `count` numbers take.
@@ -204,7 +211,9 @@ fn nest(absmax: &[f32]) -> NestedAbsmax<'static> {
     nest_around(absmax, (sum / absmax.len().max(1) as f64) as f32)
 }
 
-fn nest_around(absmax: &[f32], offset: f32) -> NestedAbsmax<'static> {
+/// bitsandbytes' kernel for CUDA and its portable one take the nearest code, as here; the compiled one for the CPU looks
+/// on a coarser grid and takes a neighbour of it once in a thousand.
+pub(crate) fn nest_around(absmax: &[f32], offset: f32) -> NestedAbsmax<'static> {
     let map = dynamic_map();
     let middles: Vec<f32> = map.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
     let mut rest: Vec<f32> = absmax.iter().map(|absmax| absmax - offset).collect();
@@ -233,8 +242,13 @@ pub fn dynamic_map() -> Box<[f32; 256]> {
     Box::new(map)
 }
 
-/// From 0.1 to 1 in equal steps, counted from the nearer end, as torch's `linspace` rounds them.
+/// From 0.1 to 1 in equal steps, counted from the nearer end and rounded once, as torch's `linspace` does on any
+/// processor that multiplies and adds in one.
 fn boundary(index: usize, steps: usize) -> f32 {
     let step = (1.0f32 - 0.1) / steps as f32;
-    if index < steps.div_ceil(2) { 0.1 + step * index as f32 } else { 1.0 - step * (steps - index) as f32 }
+    if index < steps.div_ceil(2) {
+        step.mul_add(index as f32, 0.1)
+    } else {
+        (-step).mul_add((steps - index) as f32, 1.0)
+    }
 }

@@ -137,7 +137,7 @@ fn scale(block: &[u8], at: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::quantized::{GgmlDType, QStorage, QTensor, ggml_file::qtensor_from_ggml};
+    use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
     use candle_core::{Device, Tensor};
     use proptest::prelude::*;
 
