@@ -23,7 +23,7 @@ pub fn tensor(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
 /// The same values, rounded to a plain form as they are drawn: a table of gigabytes is never held in F32.
 pub(crate) fn data(seed: u64, name: &str, shape: &[usize], dtype: Dtype) -> MatrixData<'static> {
     let generator = Generator::new(seed, name, shape);
-    narrow(shape.iter().product(), dtype, &|start, numbers| generator.fill(start, numbers))
+    narrow(shape.iter().product(), dtype, |start, numbers| generator.fill(start, numbers))
         .unwrap_or_else(|_| unreachable!("numbers below 2 fit every form"))
 }
 

@@ -56,7 +56,9 @@ pub enum TensorProblem {
     Dtype { file: String, expected: Vec<safetensors::Dtype>, found: safetensors::Dtype },
     #[error("in {file} holds {value} at index {index}: the checkpoint is damaged, download it again")]
     NotFinite { file: String, index: usize, value: f32 },
-    #[error("in {file} holds {value} at index {index}, which {dtype} cannot hold: choose another dtype, such as float32")]
+    #[error(
+        "in {file} holds {value} at index {index}, which {dtype} cannot hold: choose another dtype, such as float32"
+    )]
     Overflow { file: String, index: usize, value: f32, dtype: Dtype },
     #[error("in {file} is held as {found} already and cannot be made {asked}: leave the quantization out")]
     Quantized { file: String, found: Form, asked: Quantization },

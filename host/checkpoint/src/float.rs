@@ -44,18 +44,16 @@ pub(crate) fn widen_f16(bytes: &[u8], out: &mut [f32]) {
 
 /// The same numbers in another plain form. What is quantised, and what has the form already, is left as it is.
 pub(crate) fn convert(data: MatrixData<'_>, dtype: Dtype) -> Result<MatrixData<'_>, Overflow> {
-    let count = |bytes: &[u8], size: usize| bytes.len() / size;
-    let (count, widen): (usize, Box<dyn Fn(usize, &mut [f32]) + Sync + '_>) = match (&data, dtype) {
+    match (&data, dtype) {
         (_, Dtype::Auto)
-        | (MatrixData::Int8(_) | MatrixData::Nf4(_) | MatrixData::Ggml(_), _)
         | (MatrixData::F32(_), Dtype::F32)
         | (MatrixData::F16(_), Dtype::F16)
-        | (MatrixData::Bf16(_), Dtype::Bf16) => return Ok(data),
-        (MatrixData::F32(bytes), _) => (count(bytes, 4), Box::new(|at, out| widen_f32(&bytes[4 * at..], out))),
-        (MatrixData::F16(bytes), _) => (count(bytes, 2), Box::new(|at, out| widen_f16(&bytes[2 * at..], out))),
-        (MatrixData::Bf16(bytes), _) => (count(bytes, 2), Box::new(|at, out| widen_bf16(&bytes[2 * at..], out))),
-    };
-    narrow(count, dtype, &*widen)
+        | (MatrixData::Bf16(_), Dtype::Bf16)
+        | (MatrixData::Int8(_) | MatrixData::Nf4(_) | MatrixData::Ggml(_), _) => Ok(data),
+        (MatrixData::F32(bytes), _) => narrow(bytes.len() / 4, dtype, |at, out| widen_f32(&bytes[4 * at..], out)),
+        (MatrixData::F16(bytes), _) => narrow(bytes.len() / 2, dtype, |at, out| widen_f16(&bytes[2 * at..], out)),
+        (MatrixData::Bf16(bytes), _) => narrow(bytes.len() / 2, dtype, |at, out| widen_bf16(&bytes[2 * at..], out)),
+    }
 }
 
 /// Numbers from wherever they come, in a plain form; what is [`Dtype::Auto`] stays wide. `numbers` fills a slice with
@@ -63,37 +61,39 @@ pub(crate) fn convert(data: MatrixData<'_>, dtype: Dtype) -> Result<MatrixData<'
 pub(crate) fn narrow(
     count: usize,
     dtype: Dtype,
-    numbers: &(dyn Fn(usize, &mut [f32]) + Sync),
+    numbers: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Result<MatrixData<'static>, Overflow> {
-    let size = if matches!(dtype, Dtype::F16 | Dtype::Bf16) { 2 } else { 4 };
-    let mut bytes = vec![0; count * size];
-    let fill = |(index, bytes): (usize, &mut [u8])| -> Result<(), Overflow> {
+    Ok(match dtype {
+        Dtype::F16 => MatrixData::F16(Cow::Owned(store::<2>(count, numbers, narrow_f16)?)),
+        Dtype::Bf16 => MatrixData::Bf16(Cow::Owned(store::<2>(count, numbers, narrow_bf16)?)),
+        Dtype::F32 | Dtype::Auto => MatrixData::F32(Cow::Owned(store::<4>(count, numbers, store_f32)?)),
+    })
+}
+
+/// Makes bytes of numbers, a batch at a time, `SIZE` of them a number.
+fn store<const SIZE: usize>(
+    count: usize,
+    numbers: impl Fn(usize, &mut [f32]) + Sync,
+    narrow: fn(&[f32], &mut [u8]) -> Result<(), Overflow>,
+) -> Result<Vec<u8>, Overflow> {
+    let mut bytes = vec![0; count * SIZE];
+    bytes.par_chunks_mut(TASK * SIZE).enumerate().try_for_each(|(task, bytes)| {
         let mut wide = [0.0; BATCH];
-        for (batch, bytes) in bytes.chunks_mut(BATCH * size).enumerate() {
-            let (start, wide) = (index * TASK + batch * BATCH, &mut wide[..bytes.len() / size]);
+        for (batch, bytes) in bytes.chunks_mut(BATCH * SIZE).enumerate() {
+            let (start, wide) = (task * TASK + batch * BATCH, &mut wide[..bytes.len() / SIZE]);
             numbers(start, wide);
-            match dtype {
-                Dtype::F16 => narrow_f16(wide, bytes)
-                    .map_err(|overflow| Overflow { index: start + overflow.index, ..overflow })?,
-                Dtype::Bf16 => narrow_bf16(wide, bytes)
-                    .map_err(|overflow| Overflow { index: start + overflow.index, ..overflow })?,
-                Dtype::F32 | Dtype::Auto => bytes
-                    .as_chunks_mut()
-                    .0
-                    .iter_mut()
-                    .zip(wide)
-                    .for_each(|(bytes, number)| *bytes = number.to_le_bytes()),
-            }
+            narrow(wide, bytes).map_err(|overflow| Overflow { index: start + overflow.index, ..overflow })?;
         }
         Ok(())
-    };
-    bytes.par_chunks_mut(TASK * size).enumerate().try_for_each(fill)?;
-    let bytes = Cow::Owned(bytes);
-    Ok(match dtype {
-        Dtype::F16 => MatrixData::F16(bytes),
-        Dtype::Bf16 => MatrixData::Bf16(bytes),
-        Dtype::F32 | Dtype::Auto => MatrixData::F32(bytes),
-    })
+    })?;
+    Ok(bytes)
+}
+
+fn store_f32(wide: &[f32], bytes: &mut [u8]) -> Result<(), Overflow> {
+    for (bytes, number) in bytes.as_chunks_mut().0.iter_mut().zip(wide) {
+        *bytes = number.to_le_bytes();
+    }
+    Ok(())
 }
 
 fn narrow_f16(wide: &[f32], bytes: &mut [u8]) -> Result<(), Overflow> {

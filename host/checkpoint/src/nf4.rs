@@ -67,7 +67,7 @@ pub struct NestedAbsmax<'a> {
 impl Nf4Blocks<'_> {
     /// An entry of a table beyond 1 counts too: it could make infinite numbers of finite ones.
     pub(crate) fn first_not_finite(&self) -> Option<(&'static str, usize, f32)> {
-        let beyond_one = |number: &f32| !(number.abs() <= 1.0);
+        let beyond_one = |number: &f32| number.is_nan() || number.abs() > 1.0;
         let infinite = |number: &f32| !number.is_finite();
         let search = |part, numbers: &[f32], bad: &dyn Fn(&f32) -> bool| {
             let index = numbers.iter().position(bad)?;
@@ -229,7 +229,7 @@ pub fn dynamic_map() -> Box<[f32; 256]> {
     let mut next = 0;
     for decade in 0..7 {
         let steps = 1usize << decade;
-        let power = 10f64.powi(decade as i32 - 6) as f32;
+        let power = 10f64.powi(decade - 6) as f32;
         for step in 0..steps {
             let middle = (boundary(step, steps) + boundary(step + 1, steps)) / 2.0;
             map[next] = power * middle;

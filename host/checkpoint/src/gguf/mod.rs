@@ -49,6 +49,11 @@ pub(crate) struct Gguf {
 struct Part {
     file: String,
     bytes: FileBytes,
+    header: Header,
+}
+
+/// All that stands before the tensors' numbers.
+struct Header {
     values: HashMap<String, Value>,
     tensors: BTreeMap<String, Tensor>,
 }
@@ -66,7 +71,7 @@ impl Gguf {
     pub(crate) fn open(files: &ModelFiles, path: &Path) -> Result<Self, LoadError> {
         let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let mut parts = vec![Part::open(files, &file)?];
-        let count = parts[0].values.get("split.count").and_then(Value::as_u64).unwrap_or(1);
+        let count = parts[0].header.values.get("split.count").and_then(Value::as_u64).unwrap_or(1);
         if count > 1 {
             let wrong = |problem| LoadError::Gguf { file: file.clone(), problem: Box::new(problem) };
             let stem = file.strip_suffix(&format!("-00001-of-{count:05}.gguf"));
@@ -80,12 +85,12 @@ impl Gguf {
 
     /// Of all tensors.
     pub(crate) fn bytes(&self) -> u64 {
-        self.parts.iter().flat_map(|part| part.tensors.values()).map(|tensor| tensor.bytes.len() as u64).sum()
+        self.parts.iter().flat_map(|part| part.header.tensors.values()).map(|tensor| tensor.bytes.len() as u64).sum()
     }
 
     /// Of all tensors, as Hugging Face calls them where they are known.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        let names = self.parts.iter().flat_map(|part| part.tensors.keys());
+        let names = self.parts.iter().flat_map(|part| part.header.tensors.keys());
         names.map(|name| names::hugging_face(name).unwrap_or_else(|| name.clone()))
     }
 
@@ -93,7 +98,7 @@ impl Gguf {
     pub(crate) fn tensor(&self, name: &str, expected: &[usize]) -> Result<(MatrixData<'_>, &str), TensorProblem> {
         let missing = || TensorProblem::Missing { file: self.file().to_owned() };
         let name = names::gguf(name).ok_or_else(missing)?;
-        let found = self.parts.iter().find_map(|part| Some((part, part.tensors.get(&name)?)));
+        let found = self.parts.iter().find_map(|part| Some((part, part.header.tensors.get(&name)?)));
         let (part, tensor) = found.ok_or_else(missing)?;
         if tensor.shape != expected {
             let (expected, found) = (Shape(expected.to_vec()), Shape(tensor.shape.clone()));
@@ -103,7 +108,7 @@ impl Gguf {
     }
 
     fn holds(&self, name: &str) -> bool {
-        self.parts.iter().any(|part| part.tensors.contains_key(name))
+        self.parts.iter().any(|part| part.header.tensors.contains_key(name))
     }
 
     fn first(&self) -> &Part {
@@ -115,7 +120,7 @@ impl Gguf {
     }
 
     fn value(&self, key: &str) -> Option<&Value> {
-        self.first().values.get(key)
+        self.first().header.values.get(key)
     }
 
     fn wrong(&self, key: &str, problem: impl Into<String>) -> LoadError {
@@ -126,13 +131,14 @@ impl Gguf {
 impl Part {
     fn open(files: &ModelFiles, file: &str) -> Result<Self, LoadError> {
         let bytes = files.open(file)?;
-        let read = Self::read(&bytes);
-        let (values, tensors) =
-            read.map_err(|problem| LoadError::Gguf { file: file.to_owned(), problem: Box::new(problem) })?;
-        Ok(Self { file: file.to_owned(), bytes, values, tensors })
+        let wrong = |problem| LoadError::Gguf { file: file.to_owned(), problem: Box::new(problem) };
+        let header = Header::read(&bytes).map_err(wrong)?;
+        Ok(Self { file: file.to_owned(), bytes, header })
     }
+}
 
-    fn read(bytes: &[u8]) -> Result<(HashMap<String, Value>, BTreeMap<String, Tensor>), GgufProblem> {
+impl Header {
+    fn read(bytes: &[u8]) -> Result<Self, GgufProblem> {
         let mut reader = Reader::new(bytes);
         if reader.array()? != MAGIC {
             return Err(GgufProblem::Magic);
@@ -153,7 +159,7 @@ impl Part {
         }
         let alignment = alignment(values.get(ALIGNMENT))?;
         let tensors = read_tensors(&mut reader, tensors, alignment, bytes.len())?;
-        Ok((values, tensors))
+        Ok(Self { values, tensors })
     }
 }
 
