@@ -1,5 +1,5 @@
-//! Tokenises texts for comparisons with other tokenizers: the argument is a model's folder, each line of the input a JSON
-//! string, each line of the output the list of its tokens.
+//! Tokenises texts for comparisons with other tokenizers: the argument is a model's folder, each line of the input a
+//! JSON string, each line of the output the list of its tokens.
 
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;

@@ -72,8 +72,8 @@ impl ChatMessage {
         }
     }
 
-    /// As transformers does: what is null is not there, and what the assistant thought goes by every name that templates
-    /// know.
+    /// As transformers does: what is null is not there, and what the assistant thought goes by every name that
+    /// templates know.
     fn value(&self, with: &impl Fn(&str) -> String) -> Value {
         let field = |(name, value): &(String, Json)| (with(name), value.value(with));
         let fields = self.fields.iter().filter(|(_, value)| *value != Json::Null).map(field);
@@ -218,7 +218,8 @@ mod tests {
         assert_eq!(read(bare).unwrap(), plain);
         let nulls = r#"{"messages": [{"role": "user", "content": "hi"}], "tools": null, "chat_template_kwargs": null}"#;
         assert_eq!(read(nulls).unwrap(), plain);
-        let full = r#"{"messages": [], "tools": [{}], "chat_template_kwargs": {"b": 1, "a": 2}, "add_generation_prompt": false}"#;
+        let full = r#"{"messages": [], "tools": [{}], "chat_template_kwargs": {"b": 1, "a": 2},
+            "add_generation_prompt": false}"#;
         let full = read(full).unwrap();
         assert_eq!((full.tools.len(), full.add_generation_prompt), (1, false));
         assert_eq!(full.kwargs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b", "a"]);

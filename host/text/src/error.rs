@@ -12,8 +12,8 @@ pub enum TokenizerError {
     #[error("the tokenizer has a token with an id of {limit} or more: tokenizer.json is broken")]
     TooManyIds { limit: u32 },
     #[error(
-        "the tokenizer makes token {highest}, but the model has only {model} rows: the tokenizer and the weights belong \
-         to different models"
+        "the tokenizer makes token {highest}, but the model has only {model} rows: tokenizer and weights belong to \
+         different models"
     )]
     Misfit { highest: u32, model: u32 },
     #[error("the text has {bytes} bytes, the limit is {limit}: shorten it")]

@@ -1,8 +1,9 @@
 //! Keeps text from a client apart from the special tokens of the template around it.
 //!
 //! A chat template joins both to one text, and may trim, split or search what the client wrote on the way. So the
-//! client's text goes in as it is, but for a mark, a character that occurs nowhere else, in the middle of whatever reads
-//! like a special token; whatever reads like one afterwards is the template's. Then the marks are taken out again.
+//! client's text goes in as it is, but for a mark, a character that occurs nowhere else, in the middle of whatever
+//! reads like a special token; whatever reads like one afterwards is the template's. Then the marks are taken out
+//! again.
 
 use std::borrow::Cow;
 use std::convert::Infallible;

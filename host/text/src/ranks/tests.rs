@@ -1,5 +1,5 @@
-//! `qwen.tiktoken` files: against a merge loop written from tiktoken's description, against ids made by tiktoken itself,
-//! and files that are not right.
+//! `qwen.tiktoken` files: against a merge loop written from tiktoken's description, against ids made by tiktoken
+//! itself, and files that are not right.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;

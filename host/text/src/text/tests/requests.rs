@@ -7,7 +7,8 @@ use crate::Json;
 
 /// Shows all that a request can bring, keys too, in the manner of templates that write tags around them.
 const EVERYTHING: &str = "\
-{%- for tool in tools or [] %}{{ tool | tojson }}{% for key, value in tool.items() %}<{{ key }}>{{ value }}{% endfor %}{% endfor %}
+{%- for tool in tools or [] %}{{ tool | tojson }}
+    {%- for key, value in tool.items() %}<{{ key }}>{{ value }}{% endfor %}{% endfor %}
 {%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}{{ message.name }}
     {%- for call in message.tool_calls or [] %}<{{ call.function.name }}>{{ call.function.arguments | tojson }}
         {%- if call.function.arguments is mapping %}
