@@ -42,6 +42,11 @@ pub(crate) fn widen_f16(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The largest absolute value of finite numbers: without their sign, they are ordered as their bits are.
+pub(crate) fn largest(numbers: &[f32]) -> f32 {
+    f32::from_bits(numbers.iter().fold(0, |most, number| most.max(number.to_bits() & 0x7fff_ffff)))
+}
+
 /// The same numbers in another plain form. What is quantised, and what has the form already, is left as it is.
 pub(crate) fn convert(data: MatrixData<'_>, dtype: Dtype) -> Result<MatrixData<'_>, Overflow> {
     match (&data, dtype) {

@@ -5,9 +5,13 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use crate::StoredMatrix;
+use crate::float::largest;
 
 /// What a code is multiplied by beside its row's largest absolute value, as bitsandbytes writes it: 1 / 127.
 const UNIT: f32 = 0.007_874_016;
+
+/// 1.5 · 2²³: what is added to it is rounded to a whole number, half to even, whose low byte is that of the sum's bits.
+const ROUNDS: f32 = 12_582_912.0;
 
 /// A number is `code · absmax / 127`.
 #[derive(Clone, Debug)]
@@ -55,12 +59,12 @@ pub fn quantize(matrix: &StoredMatrix<'_>) -> Int8Rows<'static> {
 }
 
 fn quantize_row(numbers: &[f32], codes: &mut [i8]) -> f32 {
-    let absmax = numbers.iter().fold(0.0f32, |most, number| most.max(number.abs()));
+    let absmax = largest(numbers);
     let scale = 127.0 / absmax;
     // An infinite scale is that of a row of zeros, or of numbers too small for F32 to tell apart.
     if scale.is_finite() {
         for (code, number) in codes.iter_mut().zip(numbers) {
-            *code = (number * scale).round_ties_even() as i8;
+            *code = (number * scale + ROUNDS).to_bits() as i8;
         }
     }
     absmax

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use crate::StoredMatrix;
+use crate::float::largest;
 use crate::matrix::TASK;
 
 /// Numbers that share an absmax.
@@ -169,10 +170,10 @@ fn quantize_blocks(matrix: &StoredMatrix<'_>) -> (Vec<u8>, Vec<f32>) {
 /// Scales the numbers in place. An odd one out is followed by a zero.
 fn quantize_block(numbers: &mut [f32], packed: &mut [u8]) -> f32 {
     let absmax = scale(numbers, BLOCK);
-    let mut codes = [code(0.0); BLOCK];
-    codes.iter_mut().zip(&*numbers).for_each(|(out, number)| *out = code(*number));
-    for (packed, [high, low]) in packed.iter_mut().zip(codes.as_chunks().0) {
-        *packed = high << 4 | low;
+    let mut block = [0.0; BLOCK];
+    block[..numbers.len()].copy_from_slice(numbers);
+    for (packed, [high, low]) in packed.iter_mut().zip(codes(&block).as_chunks().0) {
+        *packed = (high << 4 | low) as u8;
     }
     absmax
 }
@@ -180,7 +181,7 @@ fn quantize_block(numbers: &mut [f32], packed: &mut [u8]) -> f32 {
 /// To [-1, 1], by the largest, which is the answer. bitsandbytes multiplies a whole block by a reciprocal and divides
 /// the last one of a matrix where it is shorter; the two differ in their last bits.
 fn scale(numbers: &mut [f32], whole: usize) -> f32 {
-    let absmax = numbers.iter().fold(0.0f32, |most, number| most.max(number.abs()));
+    let absmax = largest(numbers);
     if numbers.len() == whole {
         let reciprocal = 1.0 / absmax.max(LEAST);
         numbers.iter_mut().for_each(|number| *number = (*number * reciprocal).clamp(-1.0, 1.0));
@@ -191,18 +192,15 @@ fn scale(numbers: &mut [f32], whole: usize) -> f32 {
     absmax
 }
 
-/// The nearest entry of the table: as many as there are middles between neighbours below the number.
-fn code(number: f32) -> u8 {
-    const MIDDLES: [f32; 15] = {
-        let mut middles = [0.0; 15];
-        let mut index = 0;
-        while index < 15 {
-            middles[index] = (TABLE[index] + TABLE[index + 1]) / 2.0;
-            index += 1;
-        }
-        middles
-    };
-    MIDDLES.iter().map(|middle| u8::from(number > *middle)).sum()
+/// The nearest entries of the table: as many as there are middles between neighbours below a number. Middle by middle,
+/// because many numbers are compared with one at once.
+fn codes(numbers: &[f32; BLOCK]) -> [u32; BLOCK] {
+    let mut codes = [0; BLOCK];
+    for pair in TABLE.windows(2) {
+        let middle = (pair[0] + pair[1]) / 2.0;
+        codes.iter_mut().zip(numbers).for_each(|(code, number)| *code += u32::from(*number > middle));
+    }
+    codes
 }
 
 /// The offset is the mean, summed in F64: bitsandbytes' own sum depends on the device and its threads.
