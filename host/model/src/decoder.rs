@@ -6,7 +6,7 @@ use sluice_checkpoint::{LoadError, Weights};
 
 use crate::blueprint::{Blueprint, LayerTensors};
 use crate::kv::KvCache;
-use crate::layers::{Attention, Embedding, Linear, Logn, Mlp, RmsNorm, Rotary, linear};
+use crate::layers::{Attention, Embedding, Linear, Logn, Mlp, RmsNorm, Rotary, table};
 use crate::model::{Model, ModelInfo};
 use crate::scratch::Scratch;
 use crate::step::Step;
@@ -37,7 +37,7 @@ impl Decoder {
         let size = blueprint.dimensions;
         let embedding = Embedding::load(weights, &blueprint.embedding())?;
         let head = match blueprint.head() {
-            Some(head) => Arc::new(linear(weights, &head)?),
+            Some(head) => Arc::new(table(weights, &head)?),
             None => embedding.tied_head(),
         };
         let layers = (0..size.layers).map(|index| Layer::load(weights, blueprint, &blueprint.layer(index)));
@@ -77,8 +77,8 @@ impl Model for Decoder {
         }
         let sampled = scratch.keep(&step.sampled);
         self.norm.forward(scratch.hidden.rows(sampled), scratch.normed.rows_mut(sampled));
-        let Scratch { normed, logits, panels, .. } = scratch;
-        self.head.forward(normed.rows(sampled), logits.rows_mut(sampled), panels);
+        let Scratch { normed, logits, groups, .. } = scratch;
+        self.head.forward(normed.rows(sampled), logits.rows_mut(sampled), groups);
     }
 }
 

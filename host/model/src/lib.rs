@@ -10,6 +10,7 @@ mod embedded;
 mod kv;
 mod layers;
 mod model;
+mod product;
 mod qwen;
 mod qwen2;
 mod qwen3;

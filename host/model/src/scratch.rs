@@ -2,6 +2,7 @@
 
 use crate::layers::Linear;
 use crate::model::Dimensions;
+use crate::product::Group;
 
 /// Each name is an activation; a step uses the first rows of each.
 pub struct Scratch {
@@ -20,7 +21,7 @@ pub struct Scratch {
     /// One row per token that is sampled from.
     pub(crate) logits: Rows,
     /// Of [`Linear::forward`].
-    pub(crate) panels: Vec<f32>,
+    pub(crate) groups: Vec<Group>,
 }
 
 /// A row-major matrix of which the first rows are in use.
@@ -32,8 +33,7 @@ pub(crate) struct Rows {
 impl Scratch {
     pub(crate) fn new(size: &Dimensions, tokens: usize, sampled: usize) -> Self {
         let rows = |width| Rows { data: vec![0.0; tokens * width], width };
-        let widest = size.qkv_width().max(2 * size.ffn).max(size.hidden);
-        let panels = Linear::scratch(widest, tokens).max(Linear::scratch(size.vocab, sampled));
+        let widest = size.hidden.max(size.heads * size.head_dim).max(size.ffn);
         Self {
             hidden: rows(size.hidden),
             normed: rows(size.hidden),
@@ -44,7 +44,7 @@ impl Scratch {
             gated: rows(size.ffn),
             angles: rows(size.head_dim),
             logits: Rows { data: vec![0.0; sampled * size.vocab], width: size.vocab },
-            panels: vec![0.0; panels],
+            groups: vec![Group::default(); Linear::scratch(widest, tokens.max(sampled))],
         }
     }
 

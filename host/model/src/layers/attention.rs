@@ -43,12 +43,12 @@ impl Attention {
     /// From `normed` to `branch`; the step's keys and values are in the cache afterwards.
     pub(crate) fn forward(&self, step: &Step, cache: &mut KvLayer, scratch: &mut Scratch) {
         let rows = step.tokens.len();
-        let Scratch { normed, qkv, attended, branch, angles, panels, .. } = scratch;
+        let Scratch { normed, qkv, attended, branch, angles, groups, .. } = scratch;
         let (qkv, attended) = (qkv.rows_mut(rows), attended.rows_mut(rows));
-        self.qkv.forward(normed.rows(rows), qkv, panels);
+        self.qkv.forward(normed.rows(rows), qkv, groups);
         self.remember(step, angles.rows(rows), qkv, cache);
         paged::attend(&self.size, step, qkv, cache, attended);
-        self.output.forward(attended, branch.rows_mut(rows), panels);
+        self.output.forward(attended, branch.rows_mut(rows), groups);
     }
 
     /// Normalises and turns queries and keys, and writes keys and values into their blocks.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Linear, linear};
+use super::Linear;
 use crate::blueprint::Projection;
 use sluice_checkpoint::LoadError;
 use sluice_checkpoint::Weights;
@@ -12,7 +12,7 @@ pub(crate) struct Embedding(Arc<Linear>);
 
 impl Embedding {
     pub(crate) fn load(weights: &Weights, table: &Projection) -> Result<Self, LoadError> {
-        Ok(Self(Arc::new(linear(weights, table)?)))
+        Ok(Self(Arc::new(super::table(weights, table)?)))
     }
 
     pub(crate) fn tied_head(&self) -> Arc<Linear> {

@@ -25,11 +25,11 @@ impl Mlp {
 
     /// From `normed` to `branch`.
     pub(crate) fn forward(&self, rows: usize, scratch: &mut Scratch) {
-        let Scratch { normed, gate_up, gated, branch, panels, .. } = scratch;
+        let Scratch { normed, gate_up, gated, branch, groups, .. } = scratch;
         let (gate_up, gated) = (gate_up.rows_mut(rows), gated.rows_mut(rows));
-        self.gate_up.forward(normed.rows(rows), gate_up, panels);
+        self.gate_up.forward(normed.rows(rows), gate_up, groups);
         self.gate(gate_up, gated);
-        self.down.forward(gated, branch.rows_mut(rows), panels);
+        self.down.forward(gated, branch.rows_mut(rows), groups);
     }
 
     fn gate(&self, gate_up: &[f32], gated: &mut [f32]) {
