@@ -11,7 +11,7 @@ fn check(good: &Checkpoint, key: &str, value: Value, expected: &[&str]) {
     let mut config = good.config.clone();
     config[key] = value;
     let (_folder, files) = Checkpoint { config, ..Checkpoint::qwen(1) }.write_config();
-    let error = blueprint(&ConfigFile::read(&files).unwrap()).err().expect("the configuration is wrong").to_string();
+    let error = blueprint(&ConfigFile::read(&files).unwrap()).expect_err("the configuration is wrong").to_string();
     for part in [&["config.json"], expected].concat() {
         assert!(error.contains(part), "`{error}` does not say `{part}`");
     }

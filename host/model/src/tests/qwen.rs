@@ -122,7 +122,7 @@ fn another_alpha_would_show() {
     let checkpoint = Checkpoint::qwen(1);
     let (sequence, reference) = (Sequence::new(2048), Reference::new(&checkpoint));
     let last = [sequence.tokens.len() - 1];
-    let [kept, chosen_anew] = [2048, sequence.tokens.len()].map(|length| alpha(length));
+    let [kept, chosen_anew] = [2048, sequence.tokens.len()].map(alpha);
     let [kept, chosen_anew] =
         [kept, chosen_anew].map(|alpha| reference.logits(&sequence.tokens, alpha, &last).remove(0));
     let found = sequence.compute(&mut runner(&checkpoint), &tables()[0], 0, sequence.tokens.len(), 1000);
