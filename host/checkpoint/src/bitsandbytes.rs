@@ -150,7 +150,10 @@ fn state_problem(tensor: Tensor<'_>, problem: impl Into<String>) -> TensorProble
     TensorProblem::QuantState { file: tensor.file.to_owned(), problem: problem.into() }
 }
 
-/// Little-endian numbers where they lie, or copied where they do not lie so that a processor can read them there.
+const _: () =
+    assert!(cfg!(target_endian = "little"), "scales are used as they lie in the file, which is little-endian");
+
+/// Numbers where they lie, or copied where they do not lie so that a processor can read them there.
 fn numbers<T: AnyBitPattern>(bytes: &[u8]) -> Cow<'_, [T]> {
     match bytemuck::try_cast_slice(bytes) {
         Ok(numbers) => Cow::Borrowed(numbers),

@@ -3,9 +3,13 @@
 use rayon::prelude::*;
 use sluice_core::philox::philox;
 
+use crate::error::TensorProblem;
 use crate::float::narrow;
 use crate::matrix::TASK;
-use crate::{Dtype, MatrixData};
+use crate::{Dtype, Form, MatrixData};
+
+/// Numbers of one tensor: a configuration that asks for more is damaged, and there is no file to contradict it.
+const LIMIT: usize = 1 << 33;
 
 /// Numbers of one draw.
 const DRAW: usize = 4;
@@ -21,10 +25,21 @@ pub fn tensor(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
 }
 
 /// The same values, rounded to a plain form as they are drawn: a table of gigabytes is never held in F32.
-pub(crate) fn data(seed: u64, name: &str, shape: &[usize], dtype: Dtype) -> MatrixData<'static> {
+pub(crate) fn data(seed: u64, name: &str, shape: &[usize], dtype: Dtype) -> Result<MatrixData<'static>, TensorProblem> {
     let generator = Generator::new(seed, name, shape);
-    narrow(shape.iter().product(), dtype, |start, numbers| generator.fill(start, numbers))
-        .unwrap_or_else(|_| unreachable!("numbers below 2 fit every form"))
+    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+    let count = count.filter(|count| *count <= LIMIT).ok_or(TensorProblem::TooLarge { limit: LIMIT })?;
+    Ok(narrow(count, dtype, |start, numbers| generator.fill(start, numbers))
+        .unwrap_or_else(|_| unreachable!("numbers below 2 fit every form")))
+}
+
+/// What they are held as.
+pub(crate) fn form(dtype: Dtype) -> Form {
+    match dtype {
+        Dtype::Auto | Dtype::F32 => Form::F32,
+        Dtype::F16 => Form::F16,
+        Dtype::Bf16 => Form::Bf16,
+    }
 }
 
 struct Generator {

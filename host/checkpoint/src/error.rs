@@ -62,6 +62,8 @@ pub enum TensorProblem {
     Overflow { file: String, index: usize, value: f32, dtype: Dtype },
     #[error("in {file} is held as {found} already and cannot be made {asked}: leave the quantization out")]
     Quantized { file: String, found: Form, asked: Quantization },
+    #[error("would have more than {limit} random numbers: the configuration is damaged")]
+    TooLarge { limit: usize },
     #[error("in {file} {problem}: quantise the checkpoint again, or load one that is not quantised")]
     QuantState { file: String, problem: String },
 }

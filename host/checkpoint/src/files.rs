@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
+#[cfg(unix)]
+use memmap2::Advice;
 use memmap2::Mmap;
 use serde_json::Value;
 
@@ -102,6 +104,19 @@ impl ModelFiles {
             Self::Folder(path) => format!("the folder `{}`", path.display()),
             Self::Gguf(path) => format!("the folder of `{}`", path.display()),
         }
+    }
+}
+
+impl FileBytes {
+    /// Begins to read a part from the disk, so that whoever walks through it does not wait for every page.
+    pub(crate) fn will_need(&self, part: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            // It is only advice: where it cannot be taken, pages come one by one.
+            drop(map.advise_range(Advice::WillNeed, part.start, part.len()));
+        }
+        #[cfg(not(unix))]
+        drop(part);
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Told of bytes read from the files, of all bytes of tensors in them. Called at most a few hundred times per model,
-/// from the thread that loads, and not at all where weights are random.
+/// from the thread that loads, and not at all where weights are random. The end stays short of the total where a model
+/// leaves tensors unread.
 pub trait Progress: Send + Sync {
     fn advanced(&self, bytes: u64, total: u64);
 }

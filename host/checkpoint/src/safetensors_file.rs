@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Range;
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, SafeTensors};
@@ -74,12 +75,23 @@ impl SafeTensorsFiles {
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<Tensor<'_>> {
-        let shard = match self.index.get(name) {
-            Some(place) => &self.shards[*place],
-            None if self.index.is_empty() => &self.shards[0],
-            None => return None,
-        };
-        shard.find(name)
+        self.shard(name)?.find(name)
+    }
+
+    /// Begins to read a tensor from the disk.
+    pub(crate) fn will_need(&self, name: &str) {
+        if let Some(shard) = self.shard(name)
+            && let Some(place) = shard.place(name)
+        {
+            shard.bytes.will_need(place);
+        }
+    }
+
+    fn shard(&self, name: &str) -> Option<&Shard> {
+        match self.index.get(name) {
+            Some(place) => Some(&self.shards[*place]),
+            None => self.shards.first().filter(|_| self.index.is_empty()),
+        }
     }
 
     /// Fails where there is none.
@@ -111,10 +123,13 @@ impl Shard {
     }
 
     fn find(&self, name: &str) -> Option<Tensor<'_>> {
-        let info = self.metadata.info(name)?;
-        let (start, end) = info.data_offsets;
-        let bytes = &self.bytes[self.data_start + start..self.data_start + end];
-        Some(Tensor { file: &self.file, dtype: info.dtype, shape: &info.shape, bytes })
+        let (info, place) = (self.metadata.info(name)?, self.place(name)?);
+        Some(Tensor { file: &self.file, dtype: info.dtype, shape: &info.shape, bytes: &self.bytes[place] })
+    }
+
+    fn place(&self, name: &str) -> Option<Range<usize>> {
+        let (start, end) = self.metadata.info(name)?.data_offsets;
+        Some(self.data_start + start..self.data_start + end)
     }
 }
 

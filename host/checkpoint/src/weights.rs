@@ -104,7 +104,10 @@ impl Weights {
 
     /// What a tensor is held as, by headers alone.
     pub fn describe(&self, name: &str, shape: &[usize]) -> Result<TensorDescription, LoadError> {
-        let form = self.source.find(name, shape)?.data.form();
+        let form = match &self.source {
+            Source::Dummy { dtype, .. } => dummy::form(*dtype),
+            stored => stored.find(name, shape)?.data.form(),
+        };
         self.ask(name);
         let (inputs, outputs) = shape.split_last().map_or((0, 0), |(last, rest)| (*last, rest.iter().product()));
         Ok(TensorDescription { form, bytes: form.bytes(outputs, inputs) })
@@ -127,6 +130,7 @@ impl Weights {
     fn take(&self, name: &str, shape: &[usize]) -> Result<Found<'_>, LoadError> {
         let found = self.source.find(name, shape)?;
         self.ask(name);
+        self.source.will_need(name);
         found.check_finite(name)?;
         let count: usize = shape.iter().product();
         self.parameters.fetch_add(count as u64, Ordering::Relaxed);
@@ -156,6 +160,14 @@ impl Source {
         }
     }
 
+    fn will_need(&self, name: &str) {
+        match self {
+            Self::SafeTensors(files) => files.will_need(name),
+            Self::Gguf(file) => file.will_need(name),
+            Self::Dummy { .. } => {}
+        }
+    }
+
     fn names(&self) -> Vec<String> {
         match self {
             Self::SafeTensors(files) => files.names().collect(),
@@ -172,7 +184,8 @@ impl Source {
                 Ok(Found { data, file })
             }
             Self::Dummy { seed, dtype } => {
-                Ok(Found { data: dummy::data(*seed, name, shape, *dtype), file: "random weights" })
+                let data = dummy::data(*seed, name, shape, *dtype).map_err(|problem| problem.of(name))?;
+                Ok(Found { data, file: "random weights" })
             }
         }
     }

@@ -97,14 +97,24 @@ impl Gguf {
     /// A tensor by Hugging Face's name for it, and the file that it is in.
     pub(crate) fn tensor(&self, name: &str, expected: &[usize]) -> Result<(MatrixData<'_>, &str), TensorProblem> {
         let missing = || TensorProblem::Missing { file: self.file().to_owned() };
-        let name = names::gguf(name).ok_or_else(missing)?;
-        let found = self.parts.iter().find_map(|part| Some((part, part.header.tensors.get(&name)?)));
-        let (part, tensor) = found.ok_or_else(missing)?;
+        let (part, tensor) = self.find(name).ok_or_else(missing)?;
         if tensor.shape != expected {
             let (expected, found) = (Shape(expected.to_vec()), Shape(tensor.shape.clone()));
             return Err(TensorProblem::Shape { file: part.file.clone(), expected, found });
         }
         Ok((tensor.data(&part.bytes), &part.file))
+    }
+
+    /// Begins to read a tensor from the disk.
+    pub(crate) fn will_need(&self, name: &str) {
+        if let Some((part, tensor)) = self.find(name) {
+            part.bytes.will_need(tensor.bytes.clone());
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(&Part, &Tensor)> {
+        let name = names::gguf(name)?;
+        self.parts.iter().find_map(|part| Some((part, part.header.tensors.get(&name)?)))
     }
 
     fn holds(&self, name: &str) -> bool {

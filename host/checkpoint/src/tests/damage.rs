@@ -6,6 +6,8 @@ use safetensors::Dtype;
 use safetensors::tensor::SafeTensors;
 use serde_json::{Value, json};
 
+use super::ALLOCATION;
+use super::allocations::largest;
 use super::folder::{Folder, Tensors, f32s, serialize};
 use crate::{LoadError, LoadOptions, Quantization};
 
@@ -38,7 +40,9 @@ pub(super) fn read_all(folder: &Folder, options: LoadOptions) -> Result<(), Load
 }
 
 fn check_folder(folder: &Folder, options: LoadOptions, expected: &[&str]) {
-    let error = read_all(folder, options).expect_err("the files are damaged").to_string();
+    let (read, largest) = largest(|| read_all(folder, options));
+    assert!(largest <= ALLOCATION, "{largest} bytes were allocated at once");
+    let error = read.expect_err("the files are damaged").to_string();
     for part in expected {
         assert!(error.contains(part), "`{error}` does not say `{part}`");
     }

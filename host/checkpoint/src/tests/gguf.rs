@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::ALLOCATION;
+use super::allocations::largest;
 use super::folder::{Folder, f32s};
 use crate::{
     ConfigFile, Form, GgmlKind, GgufTokenizer, LoadError, LoadOptions, ModelFiles, Quantization, Silent, Weights,
@@ -278,7 +280,9 @@ pub(super) fn read_all(path: &Path) -> Result<(), LoadError> {
 fn check_bytes(bytes: Vec<u8>, expected: &[&str]) {
     let folder = Folder::new();
     let path = folder.write("tiny.gguf", bytes);
-    let error = read_all(&path).expect_err("the file is damaged").to_string();
+    let (read, largest) = largest(|| read_all(&path));
+    assert!(largest <= ALLOCATION, "{largest} bytes were allocated at once");
+    let error = read.expect_err("the file is damaged").to_string();
     for part in expected {
         assert!(error.contains(part), "`{error}` does not say `{part}`");
     }
