@@ -20,8 +20,11 @@ const FP4_STATE: &str = ".quant_state.bitsandbytes__fp4";
 /// What lies beside a matrix `x.weight` as `x.weight.absmax` and so on.
 const NF4_PARTS: [&str; 5] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", NF4_STATE];
 
+/// The rows' largest absolute values.
+pub(crate) const SCB: &str = ".SCB";
+
 /// What lies beside it as `x.SCB` and so on.
-const INT8_PARTS: [&str; 2] = [".SCB", ".weight_format"];
+const INT8_PARTS: [&str; 2] = [SCB, ".weight_format"];
 
 const WEIGHT: &str = ".weight";
 
@@ -32,6 +35,12 @@ const STATE_LIMIT: usize = 1 << 16;
 pub(crate) fn whole(part: &str) -> Option<String> {
     let nf4 = NF4_PARTS.iter().find_map(|ending| part.strip_suffix(ending)).map(str::to_owned);
     nf4.or_else(|| INT8_PARTS.iter().find_map(|ending| part.strip_suffix(ending)).map(|stem| format!("{stem}{WEIGHT}")))
+}
+
+/// The tensor that holds a part of a matrix: the matrix itself where `part` is empty.
+pub(crate) fn part(whole: &str, part: &str) -> String {
+    let stem = if part == SCB { whole.strip_suffix(WEIGHT).unwrap_or(whole) } else { whole };
+    format!("{stem}{part}")
 }
 
 /// The matrix `name`, if bitsandbytes quantised it. Everything is checked but that the numbers are finite.
@@ -66,7 +75,7 @@ struct Matrix<'a, 'n> {
 impl<'a> Matrix<'a, '_> {
     fn int8(&self, stem: &str) -> Result<Int8Rows<'a>, LoadError> {
         self.tensor.expect_shape(self.shape).map_err(|problem| problem.of(self.name))?;
-        let absmax = self.part(format!("{stem}.SCB"), Dtype::F32, &self.shape[..1])?;
+        let absmax = self.part(format!("{stem}{SCB}"), Dtype::F32, &self.shape[..1])?;
         let format = format!("{stem}.weight_format");
         if let Some(tensor) = self.files.find(&format)
             && tensor.bytes.iter().any(|byte| *byte != 0)

@@ -58,7 +58,7 @@ impl ConfigFile {
             .ok_or_else(|| self.wrong("architectures", "must be a list that names the architecture"))
     }
 
-    /// A dimension: positive and below [`LARGEST`].
+    /// A dimension: from 1 to 16,777,216.
     pub fn size(&self, key: &str) -> Result<usize, LoadError> {
         self.optional_size(key)?.ok_or_else(|| self.missing(key))
     }

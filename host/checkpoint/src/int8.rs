@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use crate::StoredMatrix;
+use crate::bitsandbytes;
 use crate::float::largest;
 
 /// What a code is multiplied by beside its row's largest absolute value, as bitsandbytes writes it: 1 / 127.
@@ -31,7 +32,7 @@ impl Int8Rows<'_> {
     /// A scale that would make infinite numbers counts too.
     pub(crate) fn first_not_finite(&self) -> Option<(&'static str, usize, f32)> {
         let bad = self.absmax.iter().position(|absmax| !(absmax * 128.0).is_finite())?;
-        Some((", its `SCB`", bad, self.absmax[bad]))
+        Some((bitsandbytes::SCB, bad, self.absmax[bad]))
     }
 
     /// From the number at `start` on. As bitsandbytes does it in F32: the code times the row's largest comes first.

@@ -96,7 +96,7 @@ impl MatrixData<'_> {
         }
     }
 
-    /// Where the first number lies that is infinite or none, and what it is: of a part of the matrix, if it has parts.
+    /// Where the first number lies that is infinite or none, and what it is; first of all, in which part of the matrix.
     pub(crate) fn first_not_finite(&self) -> Option<(&'static str, usize, f32)> {
         let plain = |index: Option<usize>, read: fn(&[u8], &mut [f32]), bytes: &[u8], size: usize| {
             let mut value = [0.0];

@@ -74,12 +74,12 @@ impl Nf4Blocks<'_> {
             let index = numbers.iter().position(bad)?;
             Some((part, index, numbers[index]))
         };
-        let table = search(", its `quant_map`", &self.table, &beyond_one);
+        let table = search(".quant_map", &self.table, &beyond_one);
         table.or_else(|| match &self.absmax {
-            Absmax::Plain(absmax) => search(", its `absmax`", absmax, &infinite),
-            Absmax::Nested(nested) => search(", its `nested_quant_map`", &nested.map[..], &beyond_one).or_else(|| {
+            Absmax::Plain(absmax) => search(".absmax", absmax, &infinite),
+            Absmax::Nested(nested) => search(".nested_quant_map", &nested.map[..], &beyond_one).or_else(|| {
                 let infinite = |absmax: &f32| !(absmax.abs() + nested.offset.abs()).is_finite();
-                search(", its `nested_absmax`", &nested.absmax, &infinite)
+                search(".nested_absmax", &nested.absmax, &infinite)
             }),
         })
     }

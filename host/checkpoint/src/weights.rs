@@ -223,7 +223,7 @@ impl Found<'_> {
             None => Ok(()),
             Some((part, index, value)) => {
                 let problem = TensorProblem::NotFinite { file: self.file.to_owned(), index, value };
-                Err(problem.of(&format!("{name}{part}")))
+                Err(problem.of(&bitsandbytes::part(name, part)))
             }
         }
     }

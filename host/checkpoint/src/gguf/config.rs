@@ -36,7 +36,8 @@ pub(crate) fn config(files: &ModelFiles, path: &Path) -> Result<ConfigFile, Load
             None => {}
         }
     }
-    refuse_other_settings(&file, architecture, &config)?;
+    refuse_other_widths(&file, architecture, &config)?;
+    config.insert("rope_scaling".to_owned(), rope_scaling(&file, architecture)?);
     config.insert("rms_norm_eps".to_owned(), number(&file, architecture, "attention.layer_norm_rms_epsilon")?);
     config.insert("rope_theta".to_owned(), number(&file, architecture, "rope.freq_base")?);
     config.insert("vocab_size".to_owned(), json!(tokens(&file)?.len()));
@@ -96,17 +97,27 @@ fn eos_ids(file: &Gguf) -> Result<Vec<u64>, LoadError> {
     Ok(ids)
 }
 
-/// What the configuration's keys have no word for must be what they mean.
-fn refuse_other_settings(file: &Gguf, architecture: &str, config: &Map<String, Json>) -> Result<(), LoadError> {
+/// Values are as wide as keys, or the configuration would have to say more than it can.
+fn refuse_other_widths(file: &Gguf, architecture: &str, config: &Map<String, Json>) -> Result<(), LoadError> {
     let key = format!("{architecture}.attention.value_length");
     let length = size(file, &key)?;
     if length.is_some() && length != config.get("head_dim").and_then(Json::as_u64) {
         return Err(file.wrong(&key, "differs from `attention.key_length`, which is not served"));
     }
-    let key = format!("{architecture}.rope.scaling.type");
-    let scaling = file.value(&key).map(Value::as_text);
-    if scaling.is_some_and(|scaling| scaling != Some("none")) {
-        return Err(file.wrong(&key, "is not `none`, and scaled rotary embeddings are not served from GGUF yet"));
-    }
     Ok(())
+}
+
+/// YaRN, the one kind of scaled rotary embedding that is served.
+fn rope_scaling(file: &Gguf, architecture: &str) -> Result<Json, LoadError> {
+    let key = format!("{architecture}.rope.scaling.type");
+    match file.value(&key).map(Value::as_text) {
+        None | Some(Some("none")) => Ok(Json::Null),
+        Some(Some("yarn")) => {
+            let original = format!("{architecture}.rope.scaling.original_context_length");
+            let length = size(file, &original)?.ok_or_else(|| file.wrong(&original, MISSING))?;
+            let factor = number(file, architecture, "rope.scaling.factor")?;
+            Ok(json!({"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}))
+        }
+        Some(_) => Err(file.wrong(&key, "is another than `none` and `yarn`, which are served")),
+    }
 }

@@ -180,6 +180,7 @@ impl Tensor {
             Form::F16 => MatrixData::F16(bytes),
             Form::Bf16 => MatrixData::Bf16(bytes),
             Form::Ggml(kind) => MatrixData::Ggml(GgmlBlocks { kind, blocks: bytes }),
+            // The last that a file can name: see `form`.
             Form::F32 | Form::Int8 | Form::Nf4 { .. } => MatrixData::F32(bytes),
         }
     }

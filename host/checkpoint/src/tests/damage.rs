@@ -208,7 +208,7 @@ fn quantised_parts() {
         check(|tensors| drop(tensors.remove(&name)), &[&name, "missing", FILE]);
         check(replace(&name, Dtype::F32, &[7], vec![0; 28]), &[&name, "[7]", shape]);
         check(replace(&name, Dtype::I32, &[7], vec![0; 28]), &[&name, "I32", "F32"]);
-        check(write(&name, 0, &f32::NAN.to_le_bytes()), &[name.rsplit_once('.').unwrap().1, "NaN at index 0"]);
+        check(write(&name, 0, &f32::NAN.to_le_bytes()), &[&format!("`{name}`"), "NaN at index 0"]);
     }
     let absmax = part(NESTED, "absmax");
     check(replace(&absmax, Dtype::U8, &[11], vec![0; 11]), &[&absmax, "[11]", "[12]"]);
@@ -216,8 +216,8 @@ fn quantised_parts() {
     check(replace(NESTED, Dtype::U8, &[374, 1], vec![0; 374]), &[NESTED, "[374, 1]", "[375, 1]"]);
     check(replace(INT8, Dtype::I8, &[5, 149], vec![0; 745]), &[INT8, "[5, 149]", "[5, 150]"]);
     check(replace("f32.int8.weight_format", Dtype::U8, &[], vec![2]), &["f32.int8.weight_format", "row by row"]);
-    check(write(&part(PLAIN, "quant_map"), 4, &f32s(&[1.5])), &[PLAIN, "quant_map", "1.5 at index 1"]);
-    check(write("f32.int8.SCB", 4, &f32s(&[f32::MAX])), &[INT8, "SCB", "at index 1"]);
+    check(write(&part(PLAIN, "quant_map"), 4, &f32s(&[1.5])), &["`f32.plain.weight.quant_map`", "1.5 at index 1"]);
+    check(write("f32.int8.SCB", 4, &f32s(&[f32::MAX])), &["`f32.int8.SCB`", "at index 1"]);
 }
 
 #[test]

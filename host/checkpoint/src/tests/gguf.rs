@@ -200,9 +200,25 @@ fn its_metadata_is_a_configuration() {
             "architectures": ["Qwen3ForCausalLM"], "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64, "max_position_embeddings": 128,
             "rms_norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": 4, "tie_word_embeddings": true, "eos_token_id": [3],
+            "rope_scaling": null,
         });
         assert_eq!(config.json(), &expected);
         assert_eq!(config.eos_ids(&files).unwrap(), [3]);
+    }
+}
+
+#[test]
+fn yarn_is_said_as_hugging_face_says_it() {
+    let folder = Folder::new();
+    let file = model()
+        .set("qwen3.rope.scaling.type", Value::Text("yarn"))
+        .set("qwen3.rope.scaling.factor", Value::F32(4.0))
+        .set("qwen3.rope.scaling.original_context_length", Value::U32(32));
+    let config = ConfigFile::read(&files(&folder, &file)).unwrap();
+    let expected = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
+    assert_eq!(config.json()["rope_scaling"], expected);
+    for key in ["qwen3.rope.scaling.factor", "qwen3.rope.scaling.original_context_length"] {
+        check(file.clone().without(key), &["tiny.gguf", key, "missing"]);
     }
 }
 
@@ -387,7 +403,7 @@ fn wrong_metadata() {
         ("qwen3.rope.freq_base", Value::F32(f32::NAN), "positive number"),
         ("qwen3.attention.layer_norm_rms_epsilon", Value::F32(-1.0), "positive number"),
         ("qwen3.attention.value_length", Value::U32(8), "key_length"),
-        ("qwen3.rope.scaling.type", Value::Text("yarn"), "scaled rotary"),
+        ("qwen3.rope.scaling.type", Value::Text("linear"), "`none` and `yarn`"),
         ("tokenizer.ggml.tokens", Value::I32s(vec![1, 2]), "must be a list of texts"),
         ("tokenizer.ggml.tokens", Value::U32(4), "must be a list"),
         ("tokenizer.ggml.token_type", Value::I32s(vec![1]), "1 entries for 4 tokens"),

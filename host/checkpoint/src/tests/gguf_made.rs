@@ -55,6 +55,7 @@ fn its_configuration_and_its_tokenizer() {
             "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864,
             "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": 5,
             "tie_word_embeddings": false, "eos_token_id": [4],
+            "rope_scaling": null,
         });
         assert_eq!(ConfigFile::read(files).unwrap().json(), &expected);
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
