@@ -1,6 +1,7 @@
-//! In F32 a sequence's logits are the same bits alone and in any batch, chunk, block table, cache hit and recompute.
+//! A sequence's logits are the same bits alone and in any batch, chunk, block table, cache hit and recompute.
 
 use proptest::prelude::*;
+use safetensors::Dtype;
 use serde_json::json;
 
 use super::checkpoint::Checkpoint;
@@ -75,18 +76,19 @@ impl FreeBlocks {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn a_sequence_does_not_notice_its_company(
         seed: u64,
         model in prop::sample::select(vec![Checkpoint::qwen2 as Make, Checkpoint::qwen3, of_first_series]),
         tied: bool,
+        dtype in prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::BF16]),
         block_tokens in prop::sample::select(vec![4u32, 16, 24]),
         shared_blocks in 0usize..3,
         schedule in prop::collection::vec(prop::collection::vec(action(), SEQUENCES), 1..30),
     ) {
-        let (_folder, files) = model(seed, tied).write();
+        let (_folder, files) = Checkpoint { dtype, ..model(seed, tied) }.write();
         let mut runner = Runner::new(load(&files, LoadFormat::SafeTensors).unwrap(), BLOCKS, block_tokens);
         let per_table = LENGTH.div_ceil(block_tokens as usize);
         let shared = (shared_blocks * block_tokens as usize).min(LENGTH / 2) / block_tokens as usize;
