@@ -37,8 +37,14 @@ impl Int8Rows<'_> {
 
     /// From the number at `start` on. As bitsandbytes does it in F32: the code times the row's largest comes first.
     pub(crate) fn read(&self, inputs: usize, start: usize, out: &mut [f32]) {
-        for (index, out) in (start..).zip(out) {
-            *out = f32::from(self.codes[index]) * self.absmax[index / inputs] * UNIT;
+        let (mut at, mut rest) = (start, out);
+        while !rest.is_empty() {
+            let (out, after) = rest.split_at_mut((inputs - at % inputs).min(rest.len()));
+            let absmax = self.absmax[at / inputs];
+            for (out, code) in out.iter_mut().zip(&self.codes[at..]) {
+                *out = f32::from(*code) * absmax * UNIT;
+            }
+            (at, rest) = (at + out.len(), after);
         }
     }
 }
