@@ -1,14 +1,17 @@
 //! A sequence's logits are the same bits alone and in any batch, chunk, block table, cache hit and recompute.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
+use sluice_checkpoint::{ConfigFile, LoadOptions, ModelFiles, Quantization, Silent, Weights};
 
 use super::checkpoint::Checkpoint;
 use super::{Run, Runner};
-use sluice_checkpoint::LoadFormat;
-
-use super::load;
+use crate::blueprint;
+use crate::decoder::Decoder;
+use crate::model::Model;
 
 const BLOCKS: u32 = 64;
 const LENGTH: usize = 40;
@@ -60,6 +63,22 @@ fn of_first_series(seed: u64, tied: bool) -> Checkpoint {
     checkpoint
 }
 
+/// With widths that quantisation has blocks for.
+fn wide(checkpoint: Checkpoint) -> Checkpoint {
+    let mut wide = checkpoint;
+    for (key, value) in [("hidden_size", 64), ("num_attention_heads", 4), ("intermediate_size", 128)] {
+        wide.config[key] = json!(value);
+    }
+    wide
+}
+
+fn load(files: &ModelFiles, quantization: Quantization) -> Arc<dyn Model> {
+    let options = LoadOptions { quantization, ..LoadOptions::default() };
+    let weights = Weights::open(files, options, Box::new(Silent)).unwrap();
+    let blueprint = blueprint(&ConfigFile::read(files).unwrap()).unwrap();
+    Arc::new(Decoder::load(&blueprint, files.name(), Vec::new(), &weights).unwrap())
+}
+
 /// Free blocks in an order that looks random.
 struct FreeBlocks(Vec<u32>);
 
@@ -76,7 +95,7 @@ impl FreeBlocks {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn a_sequence_does_not_notice_its_company(
@@ -84,12 +103,13 @@ proptest! {
         model in prop::sample::select(vec![Checkpoint::qwen2 as Make, Checkpoint::qwen3, of_first_series]),
         tied: bool,
         dtype in prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::BF16]),
+        quantization in prop::sample::select(vec![Quantization::None, Quantization::Int8, Quantization::Nf4]),
         block_tokens in prop::sample::select(vec![4u32, 16, 24]),
         shared_blocks in 0usize..3,
         schedule in prop::collection::vec(prop::collection::vec(action(), SEQUENCES), 1..30),
     ) {
-        let (_folder, files) = Checkpoint { dtype, ..model(seed, tied) }.write();
-        let mut runner = Runner::new(load(&files, LoadFormat::SafeTensors).unwrap(), BLOCKS, block_tokens);
+        let (_folder, files) = Checkpoint { dtype, ..wide(model(seed, tied)) }.write();
+        let mut runner = Runner::new(load(&files, quantization), BLOCKS, block_tokens);
         let per_table = LENGTH.div_ceil(block_tokens as usize);
         let shared = (shared_blocks * block_tokens as usize).min(LENGTH / 2) / block_tokens as usize;
         let mut sequences = sequences(seed, shared * block_tokens as usize);
