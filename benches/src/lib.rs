@@ -2,3 +2,4 @@
 
 pub mod decoding;
 pub mod idle;
+pub mod steps;

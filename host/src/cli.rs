@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use sluice_checkpoint::Quantization;
 use sluice_core::{DeploymentClass, Slot};
 
 use crate::config::{EngineSection, LogSection, ModelSection, PoliciesSection, ServerSection, Settings};
@@ -27,6 +28,9 @@ pub enum Command {
     /// Sees and changes the policies of a running server.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Looks at a model's files, and measures what quantisation costs.
+    #[command(subcommand)]
+    Model(ModelCommand),
 }
 
 #[derive(Args, Debug, Default)]
@@ -34,9 +38,10 @@ pub struct ServeArguments {
     /// Settings in sections; flags and SLUICE__SECTION__KEY stand over them.
     #[arg(long, value_name = "sluice.toml")]
     pub config: Option<PathBuf>,
-    /// A model's folder in Hugging Face's layout [default: the embedded model]
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    /// A folder in Hugging Face's layout, a GGUF file, or a name on the hub whose files are in the cache
+    /// [default: the embedded model]
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
+    pub model: Option<String>,
     /// The model's name in the API [default: the folder's]
     #[arg(long, value_name = "NAME")]
     pub served_model_name: Option<String>,
@@ -46,6 +51,12 @@ pub struct ServeArguments {
     /// `dummy` fills the model's shapes with random weights.
     #[arg(long, value_name = "FORMAT")]
     pub load_format: Option<String>,
+    /// The numbers that weights are held in: auto, float32, float16, bfloat16 [default: as they are stored]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// What is done to linear layers while they load: none, int8, nf4 [default: none]
+    #[arg(long, value_name = "METHOD")]
+    pub quantization: Option<String>,
     /// Copies of the model that serve side by side [default: 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
@@ -168,6 +179,34 @@ pub struct ReplayArguments {
     pub class: DeploymentClass,
 }
 
+#[derive(Subcommand, Debug)]
+pub enum ModelCommand {
+    /// Reads a model's headers: what it is, what memory it takes, and what is missing. Exits with 1 if it cannot be served.
+    Inspect {
+        /// As for serving [default: the embedded model]
+        #[arg(value_name = "DIR|FILE.gguf|ORG/NAME")]
+        model: Option<String>,
+    },
+    /// Measures how well a model foretells a text, once for each quantisation.
+    Perplexity(PerplexityArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct PerplexityArguments {
+    /// A text, or chats as JSON lines: {"messages": [{"role": "user", "content": "…"}, …]}
+    #[arg(value_name = "FILE.txt|FILE.jsonl")]
+    pub text: PathBuf,
+    /// As for serving [default: the embedded model]
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
+    pub model: Option<String>,
+    /// None, int8 or nf4, as often as there is something to compare [default: all of them]
+    #[arg(long, value_name = "METHOD")]
+    pub quantization: Vec<Quantization>,
+    /// Tokens that the model sees at once.
+    #[arg(long, value_name = "N", default_value = "1024")]
+    pub window: u32,
+}
+
 #[derive(Args, Debug)]
 pub struct AdminArguments {
     /// The server's admin listener.
@@ -196,10 +235,12 @@ impl ServeArguments {
                 ..ServerSection::default()
             },
             model: ModelSection {
-                path: self.model,
+                source: self.model,
                 served_name: self.served_model_name,
                 max_model_len: self.max_model_len,
                 load_format: self.load_format,
+                dtype: self.dtype,
+                quantization: self.quantization,
             },
             engine: EngineSection {
                 replicas: self.replicas,

@@ -1,15 +1,17 @@
 //! Loads a model with its text side, and says how its replicas' executors are made.
 
+use std::env;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use sluice_checkpoint::{HubEnvironment, LoadOptions, ModelFiles, Quantization};
 use sluice_core::{Clock, Digest, Executor, ExecutorError, PromptVariants};
-use sluice_checkpoint::{LoadFormat, ModelFiles};
 use sluice_http::{ModelText, SamplingDefaults};
-use sluice_model::{CpuExecutor, Model, StepLimits};
+use sluice_model::{CpuExecutor, Model, ModelInfo, StepLimits};
 
 use crate::config::{EngineConfig, KvBlocks, ModelConfig, ModelSource, ServedName};
 use crate::engine::MakeExecutor;
+use crate::loading_bar::LoadingBar;
 use crate::text;
 
 /// Everything the server needs of a model.
@@ -31,12 +33,9 @@ pub struct ServedModel {
 const KV_BYTES: u64 = 512 << 20;
 
 pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) -> Result<ServedModel> {
-    let files = match &model.source {
-        ModelSource::Embedded => sluice_model::embedded(),
-        ModelSource::Folder(path) => ModelFiles::folder(path),
-    };
-    let format = if model.dummy_weights { LoadFormat::Dummy { seed: 0 } } else { LoadFormat::SafeTensors };
-    let loaded = sluice_model::load(&files, format).context("the model cannot be served")?;
+    let files = find(&model.source)?;
+    let bar = Box::new(LoadingBar::default());
+    let loaded = sluice_model::load(&files, model.load, bar).context("the model cannot be served")?;
     let text = text::load(&files, loaded.info()).context("the model's text side cannot be served")?;
     let info = loaded.info();
     let max_model_len = info.max_model_len.min(model.max_model_len);
@@ -46,7 +45,7 @@ pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) 
         ServedName::Given(name) => name.clone(),
     };
     Ok(ServedModel {
-        description: format!("{}, {:.1} M parameters, f32 on the CPU", info.architecture, info.parameters as f64 / 1e6),
+        description: description(info, &model.load),
         max_model_len,
         kv_bytes_per_token: info.kv_bytes_per_token(),
         variants: info.variants.clone(),
@@ -56,6 +55,24 @@ pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) 
         executor: executors(Arc::clone(&loaded), engine, blocks, Arc::clone(clock)),
         name,
     })
+}
+
+/// The files of what was typed, wherever they lie.
+pub(crate) fn find(source: &ModelSource) -> Result<ModelFiles> {
+    let environment = HubEnvironment::read(|variable| env::var_os(variable));
+    match source {
+        ModelSource::Embedded => Ok(sluice_model::embedded()),
+        ModelSource::Named(name) => Ok(ModelFiles::locate(name, &environment)?),
+    }
+}
+
+fn description(info: &ModelInfo, load: &LoadOptions) -> String {
+    let parameters = info.parameters as f64 / 1e6;
+    let quantization = match load.quantization {
+        Quantization::None => String::new(),
+        quantization => format!(" in {quantization}"),
+    };
+    format!("{}, {parameters:.1} M parameters{quantization} on the CPU", info.architecture)
 }
 
 impl ServedModel {

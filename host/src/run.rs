@@ -14,13 +14,18 @@ use crate::cli::{Arguments, Command, ServeArguments};
 use crate::config::{self, ServeConfig, Settings};
 use crate::engine::MonotonicClock;
 use crate::server::{Listeners, Server};
-use crate::{logging, model, policy_command};
+use crate::{logging, model, model_command, policy_command};
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let runtime = Builder::new_multi_thread().enable_all().build().context("no threads for the server")?;
     match arguments.command {
         None => serve(&runtime, arguments.serve)?,
         Some(Command::Serve(arguments)) => serve(&runtime, *arguments)?,
+        Some(Command::Model(command)) => {
+            let (text, code) = model_command::run(command)?;
+            print(text.trim_end());
+            return Ok(code);
+        }
         Some(Command::Policy(command)) => {
             let (text, code) = runtime.block_on(policy_command::run(command))?;
             print(text.trim_end());

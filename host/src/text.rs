@@ -5,10 +5,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use sluice_checkpoint::ModelFiles;
+use sluice_checkpoint::{GgufTokenizer, ModelFiles};
 use sluice_http::{Decoder, Message, ModelText, SamplingDefaults, TextError};
 use sluice_model::ModelInfo;
-use sluice_text::{Answer, ChatMessage, ChatRequest, Text, TextFiles, TokenizerError, TokenizerFile, UnixSeconds};
+use sluice_text::{
+    Answer, ChatMessage, ChatRequest, GgufVocabulary, Text, TextFiles, TokenizerError, TokenizerFile, UnixSeconds,
+};
+
+const GENERATION: &str = "generation_config.json";
 
 /// A model's text side, with what its folder says of sampling.
 pub(crate) struct ServedText {
@@ -34,13 +38,33 @@ struct GenerationConfig {
 }
 
 pub(crate) fn load(files: &ModelFiles, info: &ModelInfo) -> Result<ServedText> {
-    let files = text_files(files)?;
-    let text = Text::new(&files)?;
+    let text = read(files)?;
     let rows = u32::try_from(info.dimensions.vocab).unwrap_or(u32::MAX);
     text.check_model(rows)?;
-    let defaults = defaults(files.generation_config.as_deref())?;
+    let defaults = defaults(files.find(GENERATION)?.as_deref())?;
     let vocabulary = text.vocabulary().min(rows);
     Ok(ServedText { model: Arc::new(Served { text, vocabulary }), defaults })
+}
+
+/// The tokenizer and the chat template that belong to a model.
+pub(crate) fn read(files: &ModelFiles) -> Result<Text> {
+    match GgufTokenizer::read(files)? {
+        Some(tokenizer) => Ok(Text::from_gguf(&vocabulary(tokenizer))?),
+        None => Ok(Text::new(&text_files(files)?)?),
+    }
+}
+
+fn vocabulary(read: GgufTokenizer) -> GgufVocabulary {
+    GgufVocabulary {
+        model: read.model.unwrap_or_default(),
+        pre: read.pre.unwrap_or_default(),
+        tokens: read.tokens,
+        merges: read.merges,
+        token_types: read.token_types,
+        bos: read.bos_id,
+        eos: read.eos_id,
+        chat_template: read.chat_template,
+    }
 }
 
 fn text_files(files: &ModelFiles) -> Result<TextFiles> {
@@ -51,7 +75,7 @@ fn text_files(files: &ModelFiles) -> Result<TextFiles> {
     Ok(TextFiles {
         tokenizer: TokenizerFile::Json(files.open("tokenizer.json")?.to_vec()),
         tokenizer_config: optional("tokenizer_config.json")?,
-        generation_config: optional("generation_config.json")?,
+        generation_config: optional(GENERATION)?,
         config: optional("config.json")?,
         chat_template: optional("chat_template.jinja")?,
     })
@@ -113,7 +137,7 @@ fn refusal(error: sluice_text::TextError) -> TextError {
 }
 
 /// For templates that name the day.
-fn now() -> UnixSeconds {
+pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 

@@ -9,6 +9,7 @@ mod command_line;
 mod drain;
 mod hostile;
 mod layers;
+mod models;
 mod policies;
 mod recording;
 mod replicas;

@@ -2,9 +2,11 @@
 
 subject.toml holds what is asked and answered, wording.toml how else people put it.
 
-Everything comes from one seed, so the same seed gives the same corpus. `python corpus.py` prints a few documents.
+Everything comes from one seed, so the same seed gives the same corpus. `python corpus.py SEED` prints a few documents,
+`python corpus.py SEED COUNT` the conversations among so many, as JSON lines.
 """
 
+import json
 import random
 import re
 import sys
@@ -290,8 +292,18 @@ def documents(seed, count):
         return [document for made in pool.map(chunk, chunks) for document in made]
 
 
-if __name__ == "__main__":
-    for document in documents(int(sys.argv[1]) if len(sys.argv) > 1 else 1, 12):
+def main():
+    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    if len(sys.argv) > 2:
+        for document in documents(seed, int(sys.argv[2])):
+            if document[0][0] != "text":
+                print(json.dumps({"messages": [{"role": role, "content": text} for role, text in document]}))
+        return
+    for document in documents(seed, 12):
         for role, text in document:
             print(f"[{role}] {text}")
         print("---")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,14 +28,14 @@ pub fn embedded() -> ModelFiles {
 
 #[cfg(test)]
 mod tests {
-    use sluice_checkpoint::LoadFormat;
+    use sluice_checkpoint::{LoadOptions, Silent};
 
     use super::*;
     use crate::load;
 
     #[test]
     fn it_loads_and_knows_where_an_answer_ends() {
-        let model = load(&embedded(), LoadFormat::SafeTensors).unwrap();
+        let model = load(&embedded(), LoadOptions::default(), Box::new(Silent)).unwrap();
         assert!(!model.info().eos_ids.is_empty());
         assert!(embedded().open("model.safetensors").unwrap().len() <= 8 << 20, "it stays within 8 MiB");
         for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {

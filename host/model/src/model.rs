@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluice_checkpoint::{ConfigFile, LoadError, LoadFormat, LoadOptions, ModelFiles, Silent, Weights};
+use sluice_checkpoint::{ConfigFile, LoadError, LoadOptions, ModelFiles, Progress, Weights};
 
 use sluice_core::PromptVariants;
 
@@ -77,13 +77,16 @@ pub fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
     }
 }
 
-/// Loads the model whose `config.json` is among `files`.
-pub fn load(files: &ModelFiles, format: LoadFormat) -> Result<Arc<dyn Model>, LoadError> {
+/// Loads the model whose `config.json` is among `files`, or whose GGUF file they are; `progress` hears how far it came.
+pub fn load(
+    files: &ModelFiles,
+    options: LoadOptions,
+    progress: Box<dyn Progress>,
+) -> Result<Arc<dyn Model>, LoadError> {
     let config = ConfigFile::read(files)?;
     let blueprint = blueprint(&config)?;
     let eos_ids = config.eos_ids(files)?;
-    let options = LoadOptions { format, ..LoadOptions::default() };
-    let weights = Weights::open(files, options, Box::new(Silent))?;
+    let weights = Weights::open(files, options, progress)?;
     Ok(Arc::new(Decoder::load(&blueprint, files.name(), eos_ids, &weights)?))
 }
 

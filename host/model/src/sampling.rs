@@ -173,7 +173,7 @@ fn most_likely(logits: &[f32]) -> u32 {
     logits.iter().position(|logit| *logit == max).unwrap_or(0) as u32
 }
 
-fn log_sum_exp(logits: &[f32], max: f32) -> f64 {
+pub(crate) fn log_sum_exp(logits: &[f32], max: f32) -> f64 {
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
     f64::from(max) + sum.ln()
 }

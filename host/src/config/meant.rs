@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use sluice_bundle::Shipped;
+use sluice_checkpoint::{LoadFormat, LoadOptions, OptionError};
 use sluice_core::Slot;
 use sluice_http::EdgeLimits;
 
@@ -35,14 +37,14 @@ pub struct ModelConfig {
     pub served_name: ServedName,
     /// The model's own length bounds it too.
     pub max_model_len: u32,
-    /// Random weights in the model's shapes, for measuring.
-    pub dummy_weights: bool,
+    pub load: LoadOptions,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ModelSource {
     Embedded,
-    Folder(PathBuf),
+    /// A folder, a GGUF file, or a name on the hub.
+    Named(String),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +87,12 @@ pub enum LogFormat {
 
 const REPLICAS: u32 = 64;
 
+impl ModelSource {
+    pub(crate) fn typed(source: Option<String>) -> Self {
+        source.map_or(Self::Embedded, Self::Named)
+    }
+}
+
 impl ServeConfig {
     pub fn of(settings: Settings) -> Result<Self, ConfigError> {
         let Settings { server, model, engine, policies, log } = settings;
@@ -119,20 +127,30 @@ fn model_config(typed: ModelSection) -> Result<ModelConfig, ConfigError> {
     if max_model_len < 2 {
         return Err(ConfigError::new("model.max_model_len", "must hold a token of the prompt and one of the answer"));
     }
-    let dummy_weights = match typed.load_format.as_deref() {
-        None | Some("auto" | "safetensors") => false,
-        Some("dummy") => true,
+    let format = match typed.load_format.as_deref() {
+        None | Some("auto" | "safetensors") => LoadFormat::SafeTensors,
+        Some("dummy") => LoadFormat::Dummy { seed: 0 },
         Some(other) => {
             let problem = format!("unknown format `{other}`: there are `auto`, `safetensors` and `dummy`");
             return Err(ConfigError::new("model.load_format", problem));
         }
     };
     Ok(ModelConfig {
-        source: typed.path.map_or(ModelSource::Embedded, ModelSource::Folder),
+        source: ModelSource::typed(typed.source),
         served_name: typed.served_name.map_or(ServedName::OfTheModel, ServedName::Given),
         max_model_len,
-        dummy_weights,
+        load: LoadOptions {
+            format,
+            dtype: choice("model.dtype", typed.dtype.as_deref())?,
+            quantization: choice("model.quantization", typed.quantization.as_deref())?,
+        },
     })
+}
+
+/// What was not typed is what it is by default.
+fn choice<T: FromStr<Err = OptionError> + Default>(key: &str, typed: Option<&str>) -> Result<T, ConfigError> {
+    let parse = |typed: &str| typed.parse().map_err(|error: OptionError| ConfigError::new(key, error.to_string()));
+    typed.map_or_else(|| Ok(T::default()), parse)
 }
 
 fn engine_config(typed: &EngineSection) -> Result<EngineConfig, ConfigError> {

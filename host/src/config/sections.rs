@@ -1,7 +1,6 @@
 //! The sections and keys that can be typed, each absent unless it was.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -37,12 +36,16 @@ section!(ServerSection {
 });
 
 section!(ModelSection {
-    /// A folder in Hugging Face's layout; without it the embedded model is served.
-    path: PathBuf,
+    /// A folder in Hugging Face's layout, a GGUF file, or a name on the hub; without it the embedded model is served.
+    source: String,
     served_name: String,
     max_model_len: u32,
     /// `safetensors`, or `dummy` for random weights in the model's shapes.
     load_format: String,
+    /// `auto`, `float32`, `float16` or `bfloat16`.
+    dtype: String,
+    /// `none`, `int8` or `nf4`: what is done to linear layers while they load.
+    quantization: String,
 });
 
 section!(EngineSection {

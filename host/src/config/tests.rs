@@ -27,10 +27,10 @@ fn nothing_typed_is_the_embedded_model_on_loopback() {
 fn the_environment_stands_over_the_file() {
     let file = from_file("[server]\nport = 1\nadmin_port = 2\n[engine]\nreplicas = 3").unwrap();
     let environment =
-        from_environment(&[("SLUICE__SERVER__PORT", "9"), ("SLUICE__MODEL__PATH", "/m"), ("HOME", "/h")]).unwrap();
+        from_environment(&[("SLUICE__SERVER__PORT", "9"), ("SLUICE__MODEL__SOURCE", "/m"), ("HOME", "/h")]).unwrap();
     let config = ServeConfig::of(environment.over(file)).unwrap();
     assert_eq!((config.server.address.port(), config.server.admin_address.port()), (9, 2));
-    assert_eq!((config.engine.replicas, config.model.source), (3, ModelSource::Folder("/m".into())));
+    assert_eq!((config.engine.replicas, config.model.source), (3, ModelSource::Named("/m".to_owned())));
 }
 
 #[test]
@@ -62,6 +62,8 @@ fn what_makes_no_sense_is_refused() {
         ("[engine]\nmax_num_seqs = 64\nmax_num_batched_tokens = 32", "engine.max_num_batched_tokens"),
         ("[model]\nmax_model_len = 1", "model.max_model_len"),
         ("[model]\nload_format = \"gguf\"", "unknown format `gguf`"),
+        ("[model]\ndtype = \"int4\"", "model.dtype: `int4` is no dtype"),
+        ("[model]\nquantization = \"awq\"", "model.quantization: `awq`"),
         ("[policies]\nrouting = \"first-come\"", "there are least-loaded, two-choices, or a .wasm file"),
         ("[log]\nformat = \"xml\"", "log.format"),
     ];

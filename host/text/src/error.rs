@@ -24,7 +24,7 @@ pub enum TokenizerError {
     Encode { reason: String },
     #[error("qwen.tiktoken: {0}; download it again")]
     Ranks(#[from] RanksError),
-    #[error("the GGUF file's tokenizer: {0}; put tokenizer.json beside the file, or convert the model again")]
+    #[error("the GGUF file's tokenizer: {0}; convert the model to GGUF again")]
     Gguf(#[from] GgufError),
     #[error("no tokenizer can be built: {reason}")]
     Build { reason: String },

@@ -11,13 +11,18 @@ mod transformers;
 
 use std::sync::Arc;
 
+use sluice_checkpoint::{LoadError, LoadFormat, LoadOptions, ModelFiles, Silent};
 use sluice_core::{Batch, BlockId, RequestId, Row, SamplingParams, TokenSource};
 
 use crate::kv::KvCache;
-use crate::load;
 use crate::model::Model;
 use crate::scratch::Scratch;
 use crate::step::{ModelLimits, Step, StepLimits};
+
+/// As the files have it, and nobody watches.
+fn load(files: &ModelFiles, format: LoadFormat) -> Result<Arc<dyn Model>, LoadError> {
+    crate::load(files, LoadOptions { format, ..LoadOptions::default() }, Box::new(Silent))
+}
 
 /// A model with a cache, asked for logits.
 struct Runner {
