@@ -44,7 +44,7 @@ impl Scratch {
             gated: rows(size.ffn),
             angles: rows(size.head_dim),
             logits: Rows { data: vec![0.0; sampled * size.vocab], width: size.vocab },
-            groups: vec![Group::default(); Linear::scratch(widest, tokens.max(sampled))],
+            groups: Linear::scratch(widest, tokens.max(sampled)),
         }
     }
 

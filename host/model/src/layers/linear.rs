@@ -2,11 +2,13 @@
 
 use rayon::prelude::*;
 
+use sluice_checkpoint::StoredMatrix;
+
 use super::PARALLEL_WORK;
-use crate::product::{Group, Matrix, PANEL, Quantize, Rows};
+use crate::product::{Group, Instructions, Matrix, PANEL, Quantize, Rows};
 
 /// y = x · Wᵀ + b, where W is the parts' outputs one after another.
-pub(crate) struct Linear {
+pub struct Linear {
     parts: Vec<Matrix>,
     bias: Option<Vec<f32>>,
     inputs: usize,
@@ -28,13 +30,18 @@ impl Linear {
         Self { parts, bias, inputs, outputs }
     }
 
-    /// How many groups so many rows need as scratch.
-    pub(crate) fn scratch(inputs: usize, rows: usize) -> usize {
-        Group::count(inputs) * rows
+    /// One matrix, for this processor.
+    pub fn pack(stored: &StoredMatrix<'_>) -> Self {
+        Self::new(vec![Matrix::pack(stored, Instructions::detect())], None, stored.inputs)
+    }
+
+    /// What so many rows need to be multiplied, at most.
+    pub fn scratch(inputs: usize, rows: usize) -> Vec<Group> {
+        vec![Group::default(); Group::count(inputs) * rows]
     }
 
     /// `x` is `[rows, inputs]`, `y` is `[rows, outputs]`; `groups` is scratch, see [`Self::scratch`].
-    pub(crate) fn forward(&self, x: &[f32], y: &mut [f32], groups: &mut [Group]) {
+    pub fn forward(&self, x: &[f32], y: &mut [f32], groups: &mut [Group]) {
         let count = x.len() / self.inputs;
         if count == 0 {
             return;
@@ -67,8 +74,13 @@ impl Linear {
         if !self.parts.iter().any(Matrix::wants_groups) {
             return &[];
         }
-        let groups = &mut groups[..Self::scratch(x.len(), 1)];
-        Quantize { x, groups }.run();
+        let groups = &mut groups[..Group::count(x.len())];
+        if x.len() < PARALLEL_WORK {
+            Quantize { x, groups }.run();
+        } else {
+            let rows = x.par_chunks(self.inputs).zip(groups.par_chunks_mut(Group::count(self.inputs)));
+            rows.for_each(|(x, groups)| Quantize { x, groups }.run());
+        }
         groups
     }
 
@@ -117,7 +129,6 @@ mod tests {
     use sluice_checkpoint::{MatrixData, StoredMatrix, dummy, nf4};
 
     use super::*;
-    use crate::product::Instructions;
 
     /// Weights in F32, the last part in four bits: what a checkpoint mixes is one product here.
     fn linear(seed: u64, inputs: usize, outputs: &[usize], bias: bool) -> (Linear, Vec<f32>) {
@@ -140,7 +151,8 @@ mod tests {
     fn forward(linear: &Linear, x: &[f32]) -> Vec<f32> {
         let rows = x.len() / linear.inputs;
         let poison = Group { scale: f32::NAN, ..Group::default() };
-        let mut groups = vec![poison; Linear::scratch(linear.inputs, rows)];
+        let mut groups = Linear::scratch(linear.inputs, rows);
+        groups.fill(poison);
         let mut y = vec![f32::NAN; rows * linear.outputs];
         linear.forward(x, &mut y, &mut groups);
         y

@@ -18,7 +18,7 @@ pub(crate) mod rotary;
 
 pub(crate) use attention::Attention;
 pub(crate) use embedding::Embedding;
-pub(crate) use linear::Linear;
+pub use linear::Linear;
 pub(crate) use logn::Logn;
 pub(crate) use mlp::Mlp;
 pub(crate) use rms_norm::RmsNorm;

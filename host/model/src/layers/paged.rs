@@ -51,93 +51,164 @@ struct Group<'a> {
 impl WithSimd for Group<'_> {
     type Output = ();
 
+    /// Queries that share keys are computed side by side; how many changes no bit.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let scale = 1.0 / (self.dim as f32).sqrt();
-        for (query, out) in self.queries.chunks_exact(self.dim).zip(self.out.chunks_exact_mut(self.dim)) {
-            out.fill(0.0);
-            let mut sum = Attended { max: f32::NEG_INFINITY, weight: 0.0, out };
-            let mut left = self.length;
-            for block in &self.table[..self.length.div_ceil(self.cache.block_tokens())] {
-                let block = self.cache.head(*block, self.head);
-                let here = left.min(block.tokens);
-                for start in (0..here).step_by(LANES) {
-                    let count = LANES.min(here - start);
-                    let mut scores = dots(query, &block, start, count);
-                    for score in &mut scores {
-                        *score *= scale;
-                    }
-                    sum.add(&scores, count, &block.values[start * self.dim..]);
-                }
-                left -= here;
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let count = self.queries.len() / self.dim;
+        let tiles = count.div_ceil(4);
+        for tile in 0..tiles {
+            let (start, end) = (count * tile / tiles, count * (tile + 1) / tiles);
+            match end - start {
+                1 => self.tile::<S, 1>(simd, start),
+                2 => self.tile::<S, 2>(simd, start),
+                3 => self.tile::<S, 3>(simd, start),
+                _ => self.tile::<S, 4>(simd, start),
             }
-            sum.finish();
         }
     }
 }
 
-/// A weighted sum of values, scaled to the largest score so far.
-struct Attended<'a> {
-    max: f32,
-    weight: f32,
-    out: &'a mut [f32],
+impl Group<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const QUERIES: usize>(&mut self, simd: S, first: usize) {
+        let scale = 1.0 / (self.dim as f32).sqrt();
+        let mut queries: [&[f32]; QUERIES] = [&[]; QUERIES];
+        for (index, query) in queries.iter_mut().enumerate() {
+            *query = &self.queries[(first + index) * self.dim..][..self.dim];
+        }
+        let out = &mut self.out[first * self.dim..][..QUERIES * self.dim];
+        out.fill(0.0);
+        let mut sums = [Softmax { max: f32::NEG_INFINITY, weight: 0.0 }; QUERIES];
+        let mut left = self.length;
+        for block in &self.table[..self.length.div_ceil(self.cache.block_tokens())] {
+            let block = self.cache.head(*block, self.head);
+            let here = left.min(block.tokens);
+            for start in (0..here).step_by(LANES) {
+                let count = LANES.min(here - start);
+                let scores = if start + LANES <= block.tokens {
+                    dots(simd, &queries, &block, start)
+                } else {
+                    dots_before_the_end(&queries, &block, start)
+                };
+                let values = &block.values[start * self.dim..];
+                for ((sum, scores), out) in sums.iter_mut().zip(&scores).zip(out.chunks_exact_mut(self.dim)) {
+                    sum.add(scores, scale, count, values, out);
+                }
+            }
+            left -= here;
+        }
+        for (sum, out) in sums.iter().zip(out.chunks_exact_mut(self.dim)) {
+            sum.finish(out);
+        }
+    }
 }
 
-impl Attended<'_> {
-    /// `values` holds one row per score, of which the first `count` are meant.
+/// Of a weighted sum of values: what it is scaled to, the largest score so far, and what the weights add up to.
+#[derive(Clone, Copy)]
+struct Softmax {
+    max: f32,
+    weight: f32,
+}
+
+impl Softmax {
+    /// Adds to `out`; `values` holds one row per score, of which the first `count` are meant.
     #[inline(always)]
-    fn add(&mut self, scores: &[f32; LANES], count: usize, values: &[f32]) {
+    fn add(&mut self, dots: &[f32; LANES], scale: f32, count: usize, values: &[f32], out: &mut [f32]) {
+        let mut scores = *dots;
+        for score in &mut scores {
+            *score *= scale;
+        }
         let mut max = self.max;
         for score in &scores[..count] {
             max = max.max(*score);
         }
         if max > self.max {
             let shrink = exp(self.max - max);
-            for out in self.out.iter_mut() {
+            for out in out.iter_mut() {
                 *out *= shrink;
             }
             self.weight *= shrink;
             self.max = max;
         }
         let mut weights = [0.0; LANES];
-        for (weight, score) in weights.iter_mut().zip(scores) {
+        for (weight, score) in weights.iter_mut().zip(&scores) {
             *weight = exp(*score - max);
         }
-        for (weight, values) in weights[..count].iter().zip(values.chunks_exact(self.out.len())) {
+        for weight in &weights[..count] {
             self.weight += weight;
-            for (out, value) in self.out.iter_mut().zip(values) {
-                *out = weight.mul_add(*value, *out);
-            }
         }
+        add_values(&weights[..count], values, out);
     }
 
     #[inline(always)]
-    fn finish(self) {
+    fn finish(&self, out: &mut [f32]) {
         let scale = 1.0 / self.weight;
-        for out in self.out {
+        for out in out {
             *out *= scale;
         }
     }
 }
 
-/// The products of a query with the keys from `start` on; those from `count` on mean nothing. Each is one sum in the
-/// order of the dimensions.
+/// Some of a row at a time, so that it stays in a register while the values pass.
 #[inline(always)]
-fn dots(query: &[f32], block: &KvHead<'_>, start: usize, count: usize) -> [f32; LANES] {
-    let mut sums = [0.0f32; LANES];
-    let rows = query.iter().zip(block.keys.chunks_exact(block.tokens));
-    if start + LANES <= block.tokens {
-        for (query, keys) in rows {
-            for (sum, key) in sums.iter_mut().zip(&keys[start..start + LANES]) {
-                *sum = query.mul_add(*key, *sum);
+fn add_values(weights: &[f32], values: &[f32], out: &mut [f32]) {
+    let dim = out.len();
+    let (chunks, rest) = out.as_chunks_mut::<LANES>();
+    let done = chunks.len() * LANES;
+    for (index, out) in chunks.iter_mut().enumerate() {
+        let mut sum = *out;
+        for (weight, values) in weights.iter().zip(values.chunks_exact(dim)) {
+            for (sum, value) in sum.iter_mut().zip(&values[index * LANES..][..LANES]) {
+                *sum = weight.mul_add(*value, *sum);
             }
         }
-    } else {
-        for (query, keys) in rows {
-            for (sum, key) in sums.iter_mut().zip(&keys[start..start + count]) {
-                *sum = query.mul_add(*key, *sum);
+        *out = sum;
+    }
+    for (weight, values) in weights.iter().zip(values.chunks_exact(dim)) {
+        for (out, value) in rest.iter_mut().zip(&values[done..]) {
+            *out = weight.mul_add(*value, *out);
+        }
+    }
+}
+
+/// The products of queries with the keys from `start` on. Each is one sum in the order of the dimensions.
+#[inline(always)]
+fn dots<S: Simd, const QUERIES: usize>(
+    simd: S,
+    queries: &[&[f32]; QUERIES],
+    block: &KvHead<'_>,
+    start: usize,
+) -> [[f32; LANES]; QUERIES] {
+    let mut dots = [[0.0; LANES]; QUERIES];
+    for lane in (0..LANES).step_by(S::F32_LANES) {
+        let mut sums = [simd.splat_f32s(0.0); QUERIES];
+        for (dim, keys) in block.keys.chunks_exact(block.tokens).enumerate() {
+            let keys = S::as_simd_f32s(&keys[start + lane..][..S::F32_LANES]).0[0];
+            for (sum, query) in sums.iter_mut().zip(queries) {
+                *sum = simd.mul_add_f32s(simd.splat_f32s(query[dim]), keys, *sum);
+            }
+        }
+        for (dots, sum) in dots.iter_mut().zip(sums) {
+            S::as_mut_simd_f32s(&mut dots[lane..lane + S::F32_LANES]).0[0] = sum;
+        }
+    }
+    dots
+}
+
+/// The same with the last keys of a block that has no whole number of lanes; what is beyond them means nothing.
+#[inline(always)]
+fn dots_before_the_end<const QUERIES: usize>(
+    queries: &[&[f32]; QUERIES],
+    block: &KvHead<'_>,
+    start: usize,
+) -> [[f32; LANES]; QUERIES] {
+    let mut dots = [[0.0; LANES]; QUERIES];
+    for (dim, keys) in block.keys.chunks_exact(block.tokens).enumerate() {
+        for (dots, query) in dots.iter_mut().zip(queries) {
+            for (dot, key) in dots.iter_mut().zip(&keys[start..]) {
+                *dot = query[dim].mul_add(*key, *dot);
             }
         }
     }
-    sums
+    dots
 }

@@ -10,7 +10,7 @@ const HALF: usize = GROUP / 2;
 /// x ≈ `scale` · `values`, with the sums that a weight's offset or minimum is multiplied by. One line of the cache.
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Group {
+pub struct Group {
     /// Four signed bytes each, in the order of the inputs.
     pub(crate) values: [i32; GROUP / 4],
     pub(crate) scale: f32,

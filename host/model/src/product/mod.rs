@@ -17,7 +17,8 @@ mod vnni;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use activations::{Group, Quantize};
+pub use activations::Group;
+pub(crate) use activations::Quantize;
 pub(crate) use instructions::Instructions;
 pub(crate) use matrix::Matrix;
 pub(crate) use panels::{PANEL, Rows};

@@ -100,8 +100,7 @@ impl<E> Tiles<'_, '_, E> {
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
         for (sums, out) in sums.iter_mut().zip(&self.out[row..]) {
             for (vector, sum) in sums.iter_mut().enumerate() {
-                let start = (column + vector * S::F32_LANES).min(out.len());
-                *sum = simd.partial_load_f32s(&out[start..]);
+                *sum = load(simd, out, column + vector * S::F32_LANES);
             }
         }
         let (steps, rest) = self.weights.as_chunks::<STEP>();
@@ -117,8 +116,7 @@ impl<E> Tiles<'_, '_, E> {
         }
         for (sums, out) in sums.iter().zip(&mut self.out[row..]) {
             for (vector, sum) in sums.iter().enumerate() {
-                let start = (column + vector * S::F32_LANES).min(out.len());
-                simd.partial_store_f32s(&mut out[start..], *sum);
+                store(simd, out, column + vector * S::F32_LANES, *sum);
             }
         }
     }
@@ -141,5 +139,23 @@ fn multiply<S: Simd, E: Lanes<S>, const VECTORS: usize, const ROWS: usize>(
         for (sum, vector) in sums.iter_mut().zip(vectors) {
             *sum = simd.mul_add_f32s(x, vector, *sum);
         }
+    }
+}
+
+/// A register of sums from `start` on; zeros where a panel's last outputs are missing.
+#[inline(always)]
+pub(crate) fn load<S: Simd>(simd: S, out: &[f32], start: usize) -> S::f32s {
+    match out.get(start..start + S::F32_LANES) {
+        Some(whole) => S::as_simd_f32s(whole).0[0],
+        None => simd.partial_load_f32s(&out[start.min(out.len())..]),
+    }
+}
+
+#[inline(always)]
+pub(crate) fn store<S: Simd>(simd: S, out: &mut [f32], start: usize, sums: S::f32s) {
+    let end = out.len();
+    match out.get_mut(start..start + S::F32_LANES) {
+        Some(whole) => S::as_mut_simd_f32s(whole).0[0] = sums,
+        None => simd.partial_store_f32s(&mut out[start.min(end)..], sums),
     }
 }

@@ -3,10 +3,11 @@
 use std::arch::x86_64::__m512i;
 
 use pulp::x86::V4;
-use pulp::{NullaryFnOnce, Simd, cast, f32x16};
+use pulp::{NullaryFnOnce, cast, f32x16};
 
 use super::super::activations::Group;
 use super::super::panels::Rows;
+use super::super::tiles::{load, store};
 use super::super::vnni::Vnni;
 use super::blocks::Block;
 use super::codes::{Codes, REGISTERS};
@@ -54,8 +55,7 @@ impl<B: Block> Strand<'_, '_, B> {
         let mut sums = [self.simd.splat_f32x16(0.0); ROWS];
         for (index, (x, sum)) in x.iter_mut().zip(&mut sums).enumerate() {
             *x = self.rows.groups(first + index);
-            let out = &self.out[first + index];
-            *sum = self.simd.partial_load_f32s(&out[self.column.min(out.len())..]);
+            *sum = load(self.simd, self.out[first + index], self.column);
         }
         for (index, block) in self.blocks.iter().enumerate() {
             let x = x.map(|x| &x[index * B::GROUPS..][..B::GROUPS]);
@@ -64,8 +64,7 @@ impl<B: Block> Strand<'_, '_, B> {
             }
         }
         for (sum, out) in sums.iter().zip(&mut self.out[first..]) {
-            let start = self.column.min(out.len());
-            self.simd.partial_store_f32s(&mut out[start..], *sum);
+            store(self.simd, out, self.column, *sum);
         }
     }
 
