@@ -5,12 +5,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
-use sluice_checkpoint::{ConfigFile, LoadOptions, ModelFiles, Quantization, Silent, Weights};
+use sluice_checkpoint::{LoadOptions, ModelFiles, Quantization, Silent};
 
 use super::checkpoint::Checkpoint;
 use super::{Run, Runner};
-use crate::blueprint;
-use crate::decoder::Decoder;
 use crate::model::Model;
 
 const BLOCKS: u32 = 64;
@@ -73,10 +71,7 @@ fn wide(checkpoint: Checkpoint) -> Checkpoint {
 }
 
 fn load(files: &ModelFiles, quantization: Quantization) -> Arc<dyn Model> {
-    let options = LoadOptions { quantization, ..LoadOptions::default() };
-    let weights = Weights::open(files, options, Box::new(Silent)).unwrap();
-    let blueprint = blueprint(&ConfigFile::read(files).unwrap()).unwrap();
-    Arc::new(Decoder::load(&blueprint, files.name(), Vec::new(), &weights).unwrap())
+    crate::load(files, LoadOptions { quantization, ..LoadOptions::default() }, Box::new(Silent)).unwrap()
 }
 
 /// Free blocks in an order that looks random.
