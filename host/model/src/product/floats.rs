@@ -31,9 +31,9 @@ pub(crate) struct F16(u16);
 #[repr(transparent)]
 pub(crate) struct Bf16(u16);
 
+/// One box per panel, one column per input: allocated and filled by the thread that packs it.
 pub(crate) struct Floats<E> {
-    columns: Vec<Column<E>>,
-    inputs: usize,
+    panels: Vec<Box<[Column<E>]>>,
     instructions: Instructions,
 }
 
@@ -44,19 +44,16 @@ impl<E: Number> Floats<E> {
     /// `bytes` are those of the rows of a matrix, little-endian; the last panel is filled up with zeros.
     pub(crate) fn pack(bytes: &[u8], inputs: usize, instructions: Instructions) -> Self {
         let row = inputs * E::BYTES;
-        let outputs = bytes.len() / row;
-        let mut columns = vec![Column([E::default(); PANEL]); outputs.div_ceil(PANEL) * inputs];
-        columns.par_chunks_mut(inputs).zip(bytes.par_chunks(PANEL * row)).for_each(|(columns, bytes)| {
-            pack_panel(columns, bytes);
-        });
-        Self { columns, inputs, instructions }
+        let panels = bytes.par_chunks(PANEL * row).map(|bytes| pack_panel(bytes, inputs)).collect();
+        Self { panels, instructions }
     }
 }
 
 /// A few inputs of all rows at a time, so that the columns being filled stay in the nearest cache.
-fn pack_panel<E: Number>(columns: &mut [Column<E>], bytes: &[u8]) {
+fn pack_panel<E: Number>(bytes: &[u8], inputs: usize) -> Box<[Column<E>]> {
     const STRIP: usize = 64;
-    let row = columns.len() * E::BYTES;
+    let row = inputs * E::BYTES;
+    let mut columns = vec![Column([E::default(); PANEL]); inputs].into_boxed_slice();
     for (strip, columns) in columns.chunks_mut(STRIP).enumerate() {
         for (output, bytes) in bytes.chunks_exact(row).enumerate() {
             let numbers = bytes[strip * STRIP * E::BYTES..].chunks_exact(E::BYTES);
@@ -65,24 +62,23 @@ fn pack_panel<E: Number>(columns: &mut [Column<E>], bytes: &[u8]) {
             }
         }
     }
+    columns
 }
 
 impl<E: Number> Panels for Floats<E> {
     fn add(&self, panel: usize, rows: &Rows<'_>, out: &mut [&mut [f32]]) {
-        let weights = &self.columns[panel * self.inputs..][..self.inputs];
-        E::multiply(self.instructions, weights, rows, out);
+        E::multiply(self.instructions, &self.panels[panel], rows, out);
     }
 
     fn weights(&self, output: usize, weights: &mut [f32]) {
-        let panel = &self.columns[output / PANEL * self.inputs..];
-        for (weight, Column(column)) in weights.iter_mut().zip(panel) {
+        for (weight, Column(column)) in weights.iter_mut().zip(&self.panels[output / PANEL]) {
             *weight = column[output % PANEL].widen();
         }
     }
 
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        size_of_val(self.columns.as_slice())
+        self.panels.iter().map(|panel| size_of_val(&panel[..])).sum()
     }
 }
 

@@ -89,25 +89,21 @@ impl Panels for Nf4 {
 }
 
 impl Panel<'_> {
-    /// A strip is a block: one column of scales. Its columns in eights, each with its word of codes.
+    /// A strip is a block.
     #[inline(always)]
-    fn words<'c>(
-        &self,
-        first: usize,
-        columns: &'c mut [Column<f32>],
-    ) -> (&Column<f32>, impl Iterator<Item = (&'c mut [Column<f32>], &Column<u32>)>) {
+    fn scales(&self, first: usize) -> &[f32; PANEL] {
         const { assert!(STRIP == BLOCK) };
-        (&self.scales[first / BLOCK], columns.chunks_exact_mut(WORD).zip(&self.codes[first / WORD..]))
+        &self.scales[first / BLOCK].0
     }
 }
 
 impl Decode for Panel<'_> {
     #[inline(always)]
     fn decode<S: Simd>(&self, _: S, first: usize, columns: &mut [Column<f32>]) {
-        let (scales, words) = self.words(first, columns);
-        for (columns, Column(codes)) in words {
+        let (scales, words) = (self.scales(first), &self.codes[first / WORD..]);
+        for (columns, Column(codes)) in columns.chunks_exact_mut(WORD).zip(words) {
             for (index, Column(column)) in columns.iter_mut().enumerate() {
-                for ((weight, codes), scale) in column.iter_mut().zip(codes).zip(&scales.0) {
+                for ((weight, codes), scale) in column.iter_mut().zip(codes).zip(scales) {
                     *weight = self.table[(codes >> (index * 4) & 15) as usize] * scale;
                 }
             }
@@ -119,10 +115,10 @@ impl Decode for Panel<'_> {
     #[inline(always)]
     fn decode_on_avx512(&self, simd: V4, first: usize, columns: &mut [Column<f32>]) {
         let table = cast(*self.table);
-        let (scales, words) = self.words(first, columns);
-        for (columns, codes) in words {
-            for (vector, codes) in codes.0.as_chunks::<16>().0.iter().enumerate() {
-                let scale = cast(scales.0.as_chunks::<16>().0[vector]);
+        let (scales, words) = (self.scales(first), &self.codes[first / WORD..]);
+        for (columns, Column(codes)) in columns.chunks_exact_mut(WORD).zip(words) {
+            for (vector, codes) in codes.as_chunks::<16>().0.iter().enumerate() {
+                let scale = cast(scales.as_chunks::<16>().0[vector]);
                 let mut codes = cast(*codes);
                 for Column(column) in columns.iter_mut() {
                     let weights = simd.avx512f._mm512_permutexvar_ps(codes, table);

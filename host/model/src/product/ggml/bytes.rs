@@ -71,7 +71,7 @@ impl<B: Block> Strand<'_, '_, B> {
     #[inline(always)]
     fn group<const ROWS: usize>(&self, block: &B, group: usize, x: [&Group; ROWS], sums: &mut [f32x16; ROWS]) {
         let simd = self.simd;
-        let codes: [__m512i; REGISTERS] = block.codes(group).registers(simd, 0).map(|codes| cast(codes));
+        let codes: [__m512i; REGISTERS] = cast(block.codes(group).registers(simd, 0));
         if B::SCALES == 1 {
             let scales = block.scales(simd, group);
             let offsets = block.offsets(simd, group);

@@ -18,39 +18,42 @@ use super::instructions::Instructions;
 use super::panels::{PANEL, Panels, Rows};
 use super::tiles::Column;
 
-/// Sixteen outputs after sixteen outputs, each from its first input to its last.
+/// One box per panel, allocated and filled by the thread that packs it: sixteen outputs after sixteen outputs, each from
+/// its first input to its last.
 pub(crate) struct Blocks<B> {
-    blocks: Vec<B>,
+    panels: Vec<Box<[B]>>,
     /// Of sixteen outputs.
     per_strand: usize,
     instructions: Instructions,
 }
 
 impl<B: Block> Blocks<B> {
-    /// `bytes` are those of the rows of a matrix, whole blocks each; what is missing to whole panels has no scale.
+    /// `bytes` are those of the rows of a matrix, whole blocks each.
     pub(crate) fn pack<F: Format<Block = B>>(bytes: &[u8], inputs: usize, instructions: Instructions) -> Self {
         let per_strand = inputs / (B::GROUPS * GROUP);
-        let row = per_strand * F::BYTES;
-        let strands = (bytes.len() / row).next_multiple_of(PANEL) / LANES;
-        let mut blocks = vec![B::default(); strands * per_strand];
-        blocks.par_chunks_mut(per_strand).zip(bytes.par_chunks(LANES * row)).for_each(|(blocks, bytes)| {
-            for (index, block) in blocks.iter_mut().enumerate() {
-                for (lane, row) in bytes.chunks_exact(row).enumerate() {
-                    F::put(&row[index * F::BYTES..][..F::BYTES], lane, block);
-                }
-            }
-        });
-        Self { blocks, per_strand, instructions }
+        let panels = bytes.par_chunks(PANEL * per_strand * F::BYTES);
+        Self { panels: panels.map(|bytes| pack_panel::<F>(bytes, per_strand)).collect(), per_strand, instructions }
     }
+}
 
-    fn strand(&self, index: usize) -> &[B] {
-        &self.blocks[index * self.per_strand..][..self.per_strand]
+/// What is missing to sixteen outputs has no scale.
+fn pack_panel<F: Format>(bytes: &[u8], per_strand: usize) -> Box<[F::Block]> {
+    let row = per_strand * F::BYTES;
+    let strands = (bytes.len() / row).div_ceil(LANES);
+    let mut blocks = vec![F::Block::default(); strands * per_strand].into_boxed_slice();
+    for (blocks, bytes) in blocks.chunks_exact_mut(per_strand).zip(bytes.chunks(LANES * row)) {
+        for (index, block) in blocks.iter_mut().enumerate() {
+            for (lane, row) in bytes.chunks_exact(row).enumerate() {
+                F::put(&row[index * F::BYTES..][..F::BYTES], lane, block);
+            }
+        }
     }
+    blocks
 }
 
 impl<B: Block> Panels for Blocks<B> {
     fn add(&self, panel: usize, rows: &Rows<'_>, out: &mut [&mut [f32]]) {
-        let panel = &self.blocks[panel * PANEL / LANES * self.per_strand..][..PANEL / LANES * self.per_strand];
+        let panel = &self.panels[panel];
         match self.instructions {
             #[cfg(target_arch = "x86_64")]
             Instructions::Vnni(vnni, simd) => {
@@ -63,7 +66,7 @@ impl<B: Block> Panels for Blocks<B> {
     }
 
     fn weights(&self, output: usize, weights: &mut [f32]) {
-        let strand = self.strand(output / LANES);
+        let strand = &self.panels[output / PANEL][output % PANEL / LANES * self.per_strand..];
         for (index, weights) in weights.chunks_exact_mut(GROUP).enumerate() {
             let (block, group) = (&strand[index / B::GROUPS], index % B::GROUPS);
             let lane = output % LANES;
@@ -77,7 +80,7 @@ impl<B: Block> Panels for Blocks<B> {
 
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        size_of_val(self.blocks.as_slice())
+        self.panels.iter().map(|panel| size_of_val(&panel[..])).sum()
     }
 
     fn wants_groups(&self) -> bool {
