@@ -7,6 +7,7 @@ mod chat;
 mod clients_leave;
 mod command_line;
 mod drain;
+mod gguf;
 mod hostile;
 mod layers;
 mod models;

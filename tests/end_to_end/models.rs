@@ -1,10 +1,9 @@
 //! Models from files of their own: served, quantised, inspected and measured through the program.
 
-use std::fs;
-use std::path::Path;
-
+use candle_core::quantized::GgmlDType;
 use serde_json::{Value, json};
 
+use crate::gguf::{embedded, write_embedded};
 use crate::server::{Server, file, run};
 
 /// A folder that holds a configuration and a tokenizer; weights are random.
@@ -13,10 +12,6 @@ fn folder(config: &Value, tokenizer: (&str, &[u8])) -> tempfile::TempDir {
     file(folder.path(), "config.json", config.to_string().as_bytes());
     file(folder.path(), tokenizer.0, tokenizer.1);
     folder
-}
-
-fn embedded(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("model/embedded").join(name)).unwrap()
 }
 
 /// Every byte is a token; so are a few longer words.
@@ -77,6 +72,20 @@ async fn quantised_weights_still_know_the_answer() {
         let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
         assert!(text.contains("Sluice"), "{quantization}: {text}");
         assert!(server.log().contains(quantization), "{}", server.log());
+    }
+}
+
+/// Weights, tokenizer and template from one file.
+#[tokio::test]
+async fn a_gguf_file_is_a_whole_model() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in [GgmlDType::Q8_0, GgmlDType::Q6K, GgmlDType::Q4K] {
+        let path = write_embedded(folder.path(), kind);
+        let server = Server::start(&["--model", path.to_str().unwrap()]);
+        let answer = server.ask("What is Sluice?", 60).await;
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        assert!(text.contains("Sluice"), "{kind:?}: {text}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{kind:?}: {text}");
     }
 }
 
