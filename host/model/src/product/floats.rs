@@ -1,14 +1,14 @@
 //! Weights of 32 or 16 bits, widened in the registers where these can.
 
 use pulp::Simd;
-#[cfg(target_arch = "x86_64")]
-use pulp::{cast, f32x16, x86::V4};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512::{Half, InRegisters};
 use super::decoded::{Decode, multiply_decoded};
 use super::instructions::Instructions;
 use super::panels::{PANEL, Panels, Rows};
-use super::tiles::{Column, Lanes, Tiles, With};
+use super::tiles::{Column, Tiles};
 
 /// A number of a checkpoint.
 pub(crate) trait Number: Copy + Default + Send + Sync + 'static {
@@ -25,11 +25,11 @@ pub(crate) trait Number: Copy + Default + Send + Sync + 'static {
 
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(transparent)]
-pub(crate) struct F16(u16);
+pub(crate) struct F16(pub(crate) u16);
 
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(transparent)]
-pub(crate) struct Bf16(u16);
+pub(crate) struct Bf16(pub(crate) u16);
 
 /// One box per panel, one column per input: allocated and filled by the thread that packs it.
 pub(crate) struct Floats<E> {
@@ -97,15 +97,6 @@ fn strips<'a, 'o, E>(
     }
 }
 
-/// What AVX-512 widens in its registers.
-#[cfg(target_arch = "x86_64")]
-trait Half: Number + Lanes<V4> {}
-#[cfg(not(target_arch = "x86_64"))]
-trait Half: Number {}
-
-impl Half for F16 {}
-impl Half for Bf16 {}
-
 fn multiply_halves<E: Half>(
     instructions: Instructions,
     weights: &[Column<E>],
@@ -115,11 +106,17 @@ fn multiply_halves<E: Half>(
     match instructions {
         #[cfg(target_arch = "x86_64")]
         Instructions::Vnni(_, simd) | Instructions::Avx512(simd) => {
-            strips(weights, rows, out, |tiles| simd.vectorize(With(simd, tiles)));
+            strips(weights, rows, out, |tiles| simd.vectorize(InRegisters(simd, tiles)));
         }
         Instructions::Portable(_) => multiply_decoded(instructions, &Narrow(weights), rows, out),
     }
 }
+
+/// Sixteen bits: what AVX-512 widens in its registers.
+#[cfg(not(target_arch = "x86_64"))]
+trait Half: Number {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<E: Number> Half for E {}
 
 impl<E: Number> Decode for Narrow<'_, E> {
     #[inline(always)]
@@ -185,31 +182,6 @@ impl Number for Bf16 {
 
     fn multiply(instructions: Instructions, weights: &[Column<Self>], rows: &Rows<'_>, out: &mut [&mut [f32]]) {
         multiply_halves(instructions, weights, rows, out);
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Lanes<V4> for F16 {
-    #[inline(always)]
-    fn widen(simd: V4, values: &[Self]) -> f32x16 {
-        let mut bits = [0; 16];
-        for (bits, Self(value)) in bits.iter_mut().zip(values) {
-            *bits = *value;
-        }
-        cast(simd.avx512f._mm512_cvtph_ps(cast(bits)))
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Lanes<V4> for Bf16 {
-    #[inline(always)]
-    fn widen(simd: V4, values: &[Self]) -> f32x16 {
-        let mut bits = [0; 16];
-        for (bits, Self(value)) in bits.iter_mut().zip(values) {
-            *bits = *value;
-        }
-        let wide = simd.avx512f._mm512_cvtepu16_epi32(cast(bits));
-        cast(simd.avx512f._mm512_slli_epi32::<16>(wide))
     }
 }
 

@@ -2,6 +2,8 @@
 //! inputs: the same bits for a row alone, in a batch and in chunks.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod decoded;
 mod floats;
 mod ggml;

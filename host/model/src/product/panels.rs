@@ -29,10 +29,12 @@ pub(crate) trait Panels: Send + Sync {
 pub(crate) struct Rows<'a> {
     pub(crate) values: &'a [f32],
     /// The same in bytes; empty where no panel wants them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no other processor multiplies bytes yet"))]
     pub(crate) groups: &'a [Group],
     pub(crate) inputs: usize,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<'a> Rows<'a> {
     #[inline(always)]
     pub(crate) fn groups(&self, row: usize) -> &'a [Group] {

@@ -1,6 +1,6 @@
 //! The product of numbers: tiles of rows and outputs whose sums fill the registers that there are.
 
-use pulp::{NullaryFnOnce, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::panels::PANEL;
 
@@ -32,24 +32,12 @@ pub(crate) struct Tiles<'a, 'o, E> {
     pub(crate) out: &'a mut [&'o mut [f32]],
 }
 
-/// For instructions that hold for more than [`WithSimd`] promises.
-pub(crate) struct With<S, T>(pub(crate) S, pub(crate) T);
-
 impl WithSimd for Tiles<'_, '_, f32> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         self.run(simd);
-    }
-}
-
-impl<S: Simd, E: Lanes<S>> NullaryFnOnce for With<S, Tiles<'_, '_, E>> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        self.1.run(self.0);
     }
 }
 
