@@ -91,16 +91,18 @@ impl<E> Tiles<'_, '_, E> {
                 *sum = load(simd, out, column + vector * S::F32_LANES);
             }
         }
+        // Sums go in and come out by value: written through a reference they would be stored after every input.
         let (steps, rest) = self.weights.as_chunks::<STEP>();
+        let starts = x.map(|x| &x.as_chunks::<STEP>().0[..steps.len()]);
         for (index, weights) in steps.iter().enumerate() {
-            let x = x.map(|x| &x.as_chunks::<STEP>().0[index]);
+            let x = starts.map(|x| &x[index]);
             for (input, weights) in weights.iter().enumerate() {
-                multiply(simd, weights, column, x.map(|x| x[input]), &mut sums);
+                sums = multiply(simd, weights, column, x.map(|x| x[input]), sums);
             }
         }
-        let done = steps.len() * STEP;
+        let ends = x.map(|x| &x[steps.len() * STEP..][..rest.len()]);
         for (index, weights) in rest.iter().enumerate() {
-            multiply(simd, weights, column, x.map(|x| x[done + index]), &mut sums);
+            sums = multiply(simd, weights, column, ends.map(|x| x[index]), sums);
         }
         for (sums, out) in sums.iter().zip(&mut self.out[row..]) {
             for (vector, sum) in sums.iter().enumerate() {
@@ -116,8 +118,8 @@ fn multiply<S: Simd, E: Lanes<S>, const VECTORS: usize, const ROWS: usize>(
     weights: &Column<E>,
     column: usize,
     x: [f32; ROWS],
-    sums: &mut [[S::f32s; VECTORS]; ROWS],
-) {
+    mut sums: [[S::f32s; VECTORS]; ROWS],
+) -> [[S::f32s; VECTORS]; ROWS] {
     let mut vectors = [simd.splat_f32s(0.0); VECTORS];
     for (index, vector) in vectors.iter_mut().enumerate() {
         *vector = E::widen(simd, &weights.0[column + index * S::F32_LANES..][..S::F32_LANES]);
@@ -128,6 +130,7 @@ fn multiply<S: Simd, E: Lanes<S>, const VECTORS: usize, const ROWS: usize>(
             *sum = simd.mul_add_f32s(x, vector, *sum);
         }
     }
+    sums
 }
 
 /// A register of sums from `start` on; zeros where a panel's last outputs are missing.
