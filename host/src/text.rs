@@ -63,6 +63,8 @@ fn vocabulary(read: GgufTokenizer) -> GgufVocabulary {
         token_types: read.token_types,
         bos: read.bos_id,
         eos: read.eos_id,
+        eot: read.eot_id,
+        add_bos: read.add_bos.unwrap_or(false),
         chat_template: read.chat_template,
     }
 }

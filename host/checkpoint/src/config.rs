@@ -1,11 +1,13 @@
-//! `config.json` and `generation_config.json`: what was written there becomes what is meant, once.
+//! `config.json`: what was written there becomes what is meant, once.
 
 use serde_json::Value;
 
 use crate::{Dtype, LoadError, ModelFiles, gguf};
 
 const CONFIG: &str = "config.json";
-const GENERATION: &str = "generation_config.json";
+
+/// An error quotes no more characters of a value.
+const QUOTED: usize = 60;
 
 /// No dimension of a model is larger: it keeps a damaged configuration from overflowing a product.
 pub(crate) const LARGEST: u64 = 1 << 24;
@@ -13,6 +15,8 @@ pub(crate) const LARGEST: u64 = 1 << 24;
 /// A `config.json`, or what a GGUF file has instead, read key by key so that an error names its key.
 pub struct ConfigFile {
     file: String,
+    /// Before every key of an error: of a section its name and a dot.
+    prefix: String,
     value: Value,
 }
 
@@ -26,7 +30,7 @@ impl ConfigFile {
     }
 
     pub(crate) fn new(file: &str, value: Value) -> Self {
-        Self { file: file.to_owned(), value }
+        Self { file: file.to_owned(), prefix: String::new(), value }
     }
 
     /// For messages.
@@ -34,8 +38,9 @@ impl ConfigFile {
         &self.file
     }
 
-    /// What a GGUF file's metadata, or a `config.json`, comes to.
-    pub fn json(&self) -> &Value {
+    /// What a GGUF file's metadata comes to.
+    #[cfg(test)]
+    pub(crate) fn json(&self) -> &Value {
         &self.value
     }
 
@@ -44,8 +49,9 @@ impl ConfigFile {
         for key in ["torch_dtype", "dtype"] {
             if let Some(value) = self.get(key) {
                 let dtype = value.as_str().and_then(|name| name.parse().ok());
-                return dtype
-                    .ok_or_else(|| self.wrong(key, &format!("is {value}, expected float32, float16 or bfloat16")));
+                return dtype.ok_or_else(|| {
+                    self.wrong(key, &format!("is {}, expected float32, float16 or bfloat16", quote(value)))
+                });
             }
         }
         Ok(Dtype::Auto)
@@ -67,8 +73,9 @@ impl ConfigFile {
         let Some(value) = self.get(key) else { return Ok(None) };
         let size = value.as_u64().filter(|size| (1..=LARGEST).contains(size));
         let size = size.and_then(|size| usize::try_from(size).ok());
-        size.map(Some)
-            .ok_or_else(|| self.wrong(key, &format!("is {value}, expected a whole number from 1 to {LARGEST}")))
+        size.map(Some).ok_or_else(|| {
+            self.wrong(key, &format!("is {}, expected a whole number from 1 to {LARGEST}", quote(value)))
+        })
     }
 
     pub fn positive(&self, key: &str) -> Result<f64, LoadError> {
@@ -78,7 +85,7 @@ impl ConfigFile {
     pub fn optional_positive(&self, key: &str) -> Result<Option<f64>, LoadError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
-        number.map(Some).ok_or_else(|| self.wrong(key, &format!("is {value}, expected a positive number")))
+        number.map(Some).ok_or_else(|| self.wrong(key, &format!("is {}, expected a positive number", quote(value))))
     }
 
     /// False where it is absent, which is what the format says.
@@ -88,60 +95,60 @@ impl ConfigFile {
 
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, LoadError> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.wrong(key, &format!("is {value}, expected true or false")))
+        value.as_bool().ok_or_else(|| self.wrong(key, &format!("is {}, expected true or false", quote(value))))
     }
 
     pub fn optional_text(&self, key: &str) -> Result<Option<&str>, LoadError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_str().map(Some).ok_or_else(|| self.wrong(key, &format!("is {value}, expected a text")))
+        value.as_str().map(Some).ok_or_else(|| self.wrong(key, &format!("is {}, expected a text", quote(value))))
     }
 
     /// The object under a key, to be read like a file of its own.
     pub fn section(&self, key: &str) -> Result<Option<Self>, LoadError> {
         match self.get(key) {
             None => Ok(None),
-            Some(object) if object.is_object() => Ok(Some(Self::new(&self.file, object.clone()))),
-            Some(other) => Err(self.wrong(key, &format!("is {other}, expected an object or null"))),
+            Some(object) if object.is_object() => {
+                let prefix = format!("{}{key}.", self.prefix);
+                Ok(Some(Self { file: self.file.clone(), prefix, value: object.clone() }))
+            }
+            Some(other) => Err(self.wrong(key, &format!("is {}, expected an object or null", quote(other)))),
         }
     }
 
     /// Refuses a setting whose meaning is not implemented, rather than serve wrong answers.
     pub fn refuse(&self, key: &str, served: &[&str]) -> Result<(), LoadError> {
         let Some(value) = self.get(key) else { return Ok(()) };
-        if value.as_str().is_some_and(|text| served.contains(&text)) || value == &Value::Bool(false) {
+        if value.as_str().is_some_and(|text| served.contains(&text)) {
             return Ok(());
         }
         let instead = if served.is_empty() { "null".to_owned() } else { served.join(", ") };
-        Err(self.wrong(key, &format!("is {value}, which is not served yet: only {instead} is")))
+        Err(self.wrong(key, &format!("is {}, which is not served yet: only {instead} is", quote(value))))
+    }
+
+    /// The same for what may be off, but not on.
+    pub fn refuse_flag(&self, key: &str) -> Result<(), LoadError> {
+        if self.flag(key)? { Err(self.wrong(key, "is true, which is not served yet: only false is")) } else { Ok(()) }
     }
 
     /// A list of texts, if it is there, names nothing but what is served.
     pub fn refuse_others(&self, key: &str, served: &str) -> Result<(), LoadError> {
         let Some(value) = self.get(key) else { return Ok(()) };
-        let list = value.as_array().ok_or_else(|| self.wrong(key, &format!("is {value}, expected a list")))?;
+        let list = value.as_array().ok_or_else(|| self.wrong(key, &format!("is {}, expected a list", quote(value))))?;
         match list.iter().find(|entry| entry.as_str() != Some(served)) {
             None => Ok(()),
-            Some(other) => Err(self.wrong(key, &format!("names {other}, which is not served yet: only {served} is"))),
+            Some(other) => {
+                Err(self.wrong(key, &format!("names {}, which is not served yet: only {served} is", quote(other))))
+            }
         }
-    }
-
-    /// Tokens that end an answer: of `generation_config.json`, or else of this file. May be empty.
-    pub fn eos_ids(&self, files: &ModelFiles) -> Result<Vec<u32>, LoadError> {
-        let generation = files.find_json(GENERATION)?.map(|value| Self::new(GENERATION, value));
-        let first = generation.map_or(Ok(None), |generation| generation.own_eos_ids())?;
-        Ok(first.map_or_else(|| self.own_eos_ids(), |ids| Ok(Some(ids)))?.unwrap_or_default())
-    }
-
-    fn own_eos_ids(&self) -> Result<Option<Vec<u32>>, LoadError> {
-        let key = "eos_token_id";
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let wrong = || self.wrong(key, &format!("is {value}, expected a token id or a list of them"));
-        token_list(value).map(Some).ok_or_else(wrong)
     }
 
     /// An error that names the file and the key.
     pub fn wrong(&self, key: &str, problem: &str) -> LoadError {
-        LoadError::ConfigKey { file: self.file.clone(), key: key.to_owned(), problem: problem.to_owned() }
+        LoadError::ConfigKey {
+            file: self.file.clone(),
+            key: format!("{}{key}", self.prefix),
+            problem: problem.to_owned(),
+        }
     }
 
     fn missing(&self, key: &str) -> LoadError {
@@ -154,14 +161,11 @@ impl ConfigFile {
     }
 }
 
-fn token_list(value: &Value) -> Option<Vec<u32>> {
-    let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Array(list) => list.iter().map(token).collect(),
-        one => token(one).map(|id| vec![id]),
+/// As it is written in the file, as far as a message can hold it.
+fn quote(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
-}
-
-pub fn wrong(key: &str, problem: &str) -> LoadError {
-    LoadError::ConfigKey { file: CONFIG.to_owned(), key: key.to_owned(), problem: problem.to_owned() }
 }

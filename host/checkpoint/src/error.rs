@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::files::GGUF;
 use crate::gguf::GgufProblem;
 use crate::matrix::Form;
 use crate::options::{Dtype, Quantization};
@@ -21,7 +22,7 @@ pub enum LoadError {
         if *offline { ", after unsetting HF_HUB_OFFLINE" } else { "" }
     )]
     NotInCache { model: String, looked: String, command: String, offline: bool },
-    #[error("{place} has no file `{file}`: a model is a folder in Hugging Face's layout; download it again, whole")]
+    #[error("{place} has no file `{file}`: {}", whole(file))]
     MissingFile { place: String, file: String },
     #[error("`{file}` of {place} cannot be read ({source}): check its permissions and the disk")]
     Unreadable { place: String, file: String, source: std::io::Error },
@@ -81,6 +82,15 @@ impl TensorProblem {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
+    }
+}
+
+/// What a model must be so that none of its files is missing.
+fn whole(file: &str) -> &'static str {
+    if file.ends_with(GGUF) {
+        "check the path, and download all parts of a model that is split into one folder"
+    } else {
+        "a model is a folder in Hugging Face's layout; download it again, whole"
     }
 }
 

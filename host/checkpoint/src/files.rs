@@ -16,7 +16,7 @@ use crate::{LoadError, hub};
 const JSON_LIMIT: usize = 64 << 20;
 
 /// What the name of such a file ends in.
-const GGUF: &str = ".gguf";
+pub(crate) const GGUF: &str = ".gguf";
 
 #[derive(Clone, Debug)]
 pub enum ModelFiles {

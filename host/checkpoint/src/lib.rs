@@ -3,7 +3,7 @@
 //! Architecture invariant: no model is computed here. Every executor, on whatever device, loads through this crate.
 
 mod bitsandbytes;
-pub mod config;
+mod config;
 pub mod dummy;
 mod error;
 mod files;

@@ -14,7 +14,7 @@ pub struct LoadOptions {
 pub enum LoadFormat {
     /// The checkpoint beside the configuration, or the GGUF file that is both.
     #[default]
-    SafeTensors,
+    Auto,
     /// Random weights in the configuration's shapes: for measuring and testing without files.
     Dummy { seed: u64 },
 }

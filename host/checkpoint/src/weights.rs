@@ -147,8 +147,8 @@ impl Source {
     fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Self, LoadError> {
         match (options.format, files) {
             (LoadFormat::Dummy { seed }, _) => Ok(Self::Dummy { seed, dtype: dummy_dtype(files, options.dtype)? }),
-            (LoadFormat::SafeTensors, ModelFiles::Gguf(path)) => Gguf::open(files, path).map(Self::Gguf),
-            (LoadFormat::SafeTensors, _) => SafeTensorsFiles::open(files).map(Self::SafeTensors),
+            (LoadFormat::Auto, ModelFiles::Gguf(path)) => Gguf::open(files, path).map(Self::Gguf),
+            (LoadFormat::Auto, _) => SafeTensorsFiles::open(files).map(Self::SafeTensors),
         }
     }
 

@@ -2,8 +2,7 @@
 
 use std::iter;
 
-use sluice_checkpoint::LoadError;
-use sluice_checkpoint::config::wrong;
+use sluice_checkpoint::{ConfigFile, LoadError};
 
 use crate::model::Dimensions;
 use crate::rope::Rope;
@@ -121,16 +120,18 @@ pub enum Role {
 impl Blueprint {
     /// Refuses sizes that contradict each other. `heads_key` and `dim_key` are what the file calls the heads of keys
     /// and values, and the width of a head.
-    pub(crate) fn check(self, heads_key: &str, dim_key: &str) -> Result<Self, LoadError> {
+    pub(crate) fn check(self, config: &ConfigFile, heads_key: &str, dim_key: &str) -> Result<Self, LoadError> {
         let Dimensions { layers, heads, kv_heads, head_dim, .. } = self.dimensions;
         if layers > MOST_LAYERS {
-            return Err(wrong("num_hidden_layers", &format!("is {layers}, and at most {MOST_LAYERS} are served")));
+            return Err(
+                config.wrong("num_hidden_layers", &format!("is {layers}, and at most {MOST_LAYERS} are served"))
+            );
         }
         if !heads.is_multiple_of(kv_heads) {
-            return Err(wrong(heads_key, &format!("is {kv_heads}, which does not divide {heads} heads")));
+            return Err(config.wrong(heads_key, &format!("is {kv_heads}, which does not divide {heads} heads")));
         }
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
-            return Err(wrong(dim_key, &format!("is {head_dim}, expected an even number")));
+            return Err(config.wrong(dim_key, &format!("is {head_dim}, expected an even number")));
         }
         Ok(self)
     }

@@ -122,7 +122,6 @@ mod tests {
             architecture: "Echo",
             parameters: 0,
             max_model_len: 64,
-            eos_ids: Vec::new(),
             dimensions,
             variants: PromptVariants::default(),
         };

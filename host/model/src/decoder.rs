@@ -28,12 +28,7 @@ struct Layer {
 }
 
 impl Decoder {
-    pub(crate) fn load(
-        blueprint: &Blueprint,
-        name: String,
-        eos_ids: Vec<u32>,
-        weights: &Weights,
-    ) -> Result<Self, LoadError> {
+    pub(crate) fn load(blueprint: &Blueprint, name: String, weights: &Weights) -> Result<Self, LoadError> {
         let size = blueprint.dimensions;
         let embedding = Embedding::load(weights, &blueprint.embedding())?;
         let head = match blueprint.head() {
@@ -49,7 +44,6 @@ impl Decoder {
             architecture: blueprint.architecture,
             parameters: weights.parameters(),
             max_model_len: blueprint.max_model_len,
-            eos_ids,
             dimensions: size,
             variants: variants.clone(),
         };

@@ -34,9 +34,8 @@ mod tests {
     use crate::load;
 
     #[test]
-    fn it_loads_and_knows_where_an_answer_ends() {
-        let model = load(&embedded(), LoadOptions::default(), Box::new(Silent)).unwrap();
-        assert!(!model.info().eos_ids.is_empty());
+    fn it_loads_and_is_small() {
+        load(&embedded(), LoadOptions::default(), Box::new(Silent)).unwrap();
         assert!(embedded().open("model.safetensors").unwrap().len() <= 8 << 20, "it stays within 8 MiB");
         for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
             assert!(!embedded().open(file).unwrap().is_empty(), "{file}");

@@ -32,8 +32,6 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// Positions that the model was made for.
     pub max_model_len: u32,
-    /// Tokens that end an answer. May be empty.
-    pub eos_ids: Vec<u32>,
     pub dimensions: Dimensions,
     /// Which prompts may share keys and values.
     pub variants: PromptVariants,
@@ -85,9 +83,8 @@ pub fn load(
 ) -> Result<Arc<dyn Model>, LoadError> {
     let config = ConfigFile::read(files)?;
     let blueprint = blueprint(&config)?;
-    let eos_ids = config.eos_ids(files)?;
     let weights = Weights::open(files, options, progress)?;
-    Ok(Arc::new(Decoder::load(&blueprint, files.name(), eos_ids, &weights)?))
+    Ok(Arc::new(Decoder::load(&blueprint, files.name(), &weights)?))
 }
 
 impl ModelInfo {

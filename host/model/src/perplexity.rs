@@ -171,7 +171,6 @@ mod tests {
             architecture: "Counting",
             parameters: 0,
             max_model_len: 200,
-            eos_ids: Vec::new(),
             dimensions,
             variants: PromptVariants::default(),
         };

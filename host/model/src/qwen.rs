@@ -1,7 +1,6 @@
 //! Qwen, the first series (Qwen-14B-Chat): every query its own head of keys and values, one fused projection with a
 //! bias, and positions stretched by the prompt's length (dynamic NTK) and by the logarithm of the position (logn).
 
-use sluice_checkpoint::config::wrong;
 use sluice_checkpoint::{ConfigFile, LoadError};
 
 use crate::blueprint::{Biases, Blueprint, Names, Qkv};
@@ -30,11 +29,11 @@ const NAMES: Names = Names {
 pub(crate) fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
     for key in ["no_bias", "scale_attn_weights"] {
         if !config.flag_or(key, true)? {
-            return Err(wrong(key, "is false, which is not served: only true is"));
+            return Err(config.wrong(key, "is false, which is not served: only true is"));
         }
     }
     if config.optional_positive("rotary_pct")?.is_some_and(|part| part != 1.0) {
-        return Err(wrong("rotary_pct", "is not 1, and only whole heads are turned"));
+        return Err(config.wrong("rotary_pct", "is not 1, and only whole heads are turned"));
     }
     let native = native(config)?;
     let longest = config.size("max_position_embeddings")? as u32;
@@ -45,19 +44,19 @@ pub(crate) fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
         dimensions: dimensions(config)?,
         max_model_len: if stretched { longest } else { longest.min(native) },
         eps: config.positive("layer_norm_epsilon")?,
-        rope: Rope { theta: config.positive("rotary_emb_base")?, scaling }.check("rotary_emb_base")?,
+        rope: Rope { theta: config.positive("rotary_emb_base")?, scaling }.check(config, "rotary_emb_base")?,
         logn: config.flag_or("use_logn_attn", true)?.then_some(native),
         tied: config.flag("tie_word_embeddings")?,
         biases: Biases { qkv: true, output: false },
         names: NAMES,
     };
-    blueprint.check("num_attention_heads", "kv_channels")
+    blueprint.check(config, "num_attention_heads", "kv_channels")
 }
 
 /// The context that the model was made for: a base of logarithms, too.
 fn native(config: &ConfigFile) -> Result<u32, LoadError> {
     match config.size("seq_length")? as u32 {
-        1 => Err(wrong("seq_length", "is 1, expected at least 2")),
+        1 => Err(config.wrong("seq_length", "is 1, expected at least 2")),
         native => Ok(native),
     }
 }
@@ -68,11 +67,11 @@ fn dimensions(config: &ConfigFile) -> Result<Dimensions, LoadError> {
         (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("kv_channels")?);
     if heads * head_dim != hidden {
         let problem = format!("is {head_dim}: times {heads} heads it should be `hidden_size`, {hidden}");
-        return Err(wrong("kv_channels", &problem));
+        return Err(config.wrong("kv_channels", &problem));
     }
     let both = config.size("intermediate_size")?;
     if !both.is_multiple_of(2) {
-        return Err(wrong("intermediate_size", &format!("is {both}, expected an even number")));
+        return Err(config.wrong("intermediate_size", &format!("is {both}, expected an even number")));
     }
     Ok(Dimensions {
         vocab: config.size("vocab_size")?,

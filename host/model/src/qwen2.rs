@@ -1,6 +1,5 @@
 //! Qwen2 and Qwen2.5: grouped-query attention, biases on queries, keys and values, tied or own head.
 
-use sluice_checkpoint::config::wrong;
 use sluice_checkpoint::{ConfigFile, LoadError};
 
 use crate::blueprint::{Biases, Blueprint, Names, Qkv};
@@ -26,8 +25,8 @@ const NAMES: Names = Names {
 
 pub(crate) fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
     config.refuse("hidden_act", &["silu"])?;
-    config.refuse("use_sliding_window", &[])?;
-    config.refuse("use_mrope", &[])?;
+    config.refuse_flag("use_sliding_window")?;
+    config.refuse_flag("use_mrope")?;
     config.refuse_others("layer_types", "full_attention")?;
     let heads = config.size("num_attention_heads")?;
     let dimensions = Dimensions {
@@ -52,7 +51,7 @@ pub(crate) fn blueprint(config: &ConfigFile) -> Result<Blueprint, LoadError> {
         biases: Biases { qkv: true, output: false },
         names: NAMES,
     };
-    blueprint.check("num_key_value_heads", "head_dim")
+    blueprint.check(config, "num_key_value_heads", "head_dim")
 }
 
 /// Where it is not written, the heads share the width of the residual stream.
@@ -61,6 +60,9 @@ fn head_dim(config: &ConfigFile, heads: usize) -> Result<usize, LoadError> {
     match config.optional_size("head_dim")? {
         Some(dim) => Ok(dim),
         None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
-        None => Err(wrong("num_attention_heads", &format!("is {heads}, which does not divide `hidden_size` {hidden}"))),
+        None => {
+            Err(config
+                .wrong("num_attention_heads", &format!("is {heads}, which does not divide `hidden_size` {hidden}")))
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! How fast the pairs of a head turn per position: plainly, slowed by YaRN, or slowed by the prompt's length.
 
-use sluice_checkpoint::config::wrong;
 use sluice_checkpoint::{ConfigFile, LoadError};
 use sluice_core::PromptVariants;
 
@@ -44,21 +43,21 @@ impl Rope {
     pub(crate) fn read(config: &ConfigFile, max_position_embeddings: u32) -> Result<Self, LoadError> {
         let (newer, older) = (config.section("rope_parameters")?, config.section("rope_scaling")?);
         if newer.is_some() && older.is_some() {
-            return Err(wrong("rope_scaling", "stands beside `rope_parameters`: keep one of the two"));
+            return Err(config.wrong("rope_scaling", "stands beside `rope_parameters`: keep one of the two"));
         }
         let theta = newer.as_ref().map_or(Ok(None), |settings| settings.optional_positive("rope_theta"))?;
         let theta = theta.map_or_else(|| config.positive("rope_theta"), Ok)?;
         let settings = newer.or(older);
         let scaling =
             settings.map_or(Ok(Scaling::None), |settings| Scaling::read(&settings, max_position_embeddings))?;
-        Self { theta, scaling }.check("rope_theta")
+        Self { theta, scaling }.check(config, "rope_theta")
     }
 
-    pub(crate) fn check(self, key: &str) -> Result<Self, LoadError> {
+    pub(crate) fn check(self, config: &ConfigFile, key: &str) -> Result<Self, LoadError> {
         if self.theta > 1.0 {
             return Ok(self);
         }
-        Err(wrong(key, &format!("is {}, expected a number above 1", self.theta)))
+        Err(config.wrong(key, &format!("is {:?}, expected a number above 1", self.theta)))
     }
 
     /// The positions there are, where a configuration speaks of this many.
@@ -115,7 +114,7 @@ impl Scaling {
             settings.refuse(key, &[])?;
         }
         if settings.optional_positive("partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
-            return Err(wrong("partial_rotary_factor", "is not 1, and only whole heads are turned"));
+            return Err(settings.wrong("partial_rotary_factor", "is not 1, and only whole heads are turned"));
         }
         let kind =
             settings.optional_text("rope_type")?.map_or_else(|| settings.optional_text("type"), |kind| Ok(Some(kind)));
@@ -132,16 +131,19 @@ impl Yarn {
         let original = original.map_or(max_position_embeddings, |length| length as u32);
         let factor = settings.positive("factor")?;
         if !(1.0..=LONGEST / f64::from(original)).contains(&factor) {
-            return Err(wrong("factor", &format!("is {factor}, expected at least 1 and a length within {LONGEST}")));
+            return Err(
+                settings.wrong("factor", &format!("is {factor:?}, expected at least 1 and a length within {LONGEST}"))
+            );
         }
         if !settings.flag_or("truncate", true)? {
-            return Err(wrong("truncate", "is false, which is not served yet: only true is"));
+            return Err(settings.wrong("truncate", "is false, which is not served yet: only true is"));
         }
         let (beta_fast, beta_slow) =
             (settings.optional_positive("beta_fast")?, settings.optional_positive("beta_slow")?);
         let (beta_fast, beta_slow) = (beta_fast.unwrap_or(32.0), beta_slow.unwrap_or(1.0));
         if beta_fast < beta_slow {
-            return Err(wrong("beta_fast", &format!("is {beta_fast}, and `beta_slow` is {beta_slow}, which is more")));
+            return Err(settings
+                .wrong("beta_fast", &format!("is {beta_fast:?}, and `beta_slow` is {beta_slow:?}, which is more")));
         }
         let attention_factor = settings.optional_positive("attention_factor")?;
         let attention_factor = attention_factor.unwrap_or_else(|| 0.1 * factor.ln() + 1.0);

@@ -128,7 +128,7 @@ fn model_config(typed: ModelSection) -> Result<ModelConfig, ConfigError> {
         return Err(ConfigError::new("model.max_model_len", "must hold a token of the prompt and one of the answer"));
     }
     let format = match typed.load_format.as_deref() {
-        None | Some("auto" | "safetensors") => LoadFormat::SafeTensors,
+        None | Some("auto" | "safetensors") => LoadFormat::Auto,
         Some("dummy") => LoadFormat::Dummy { seed: 0 },
         Some(other) => {
             let problem = format!("unknown format `{other}`: there are `auto`, `safetensors` and `dummy`");

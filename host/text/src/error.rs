@@ -16,6 +16,11 @@ pub enum TokenizerError {
          different models"
     )]
     Misfit { highest: u32, model: u32 },
+    #[error(
+        "token {id} is named as the end of an answer, but the model has only {model} rows: correct eos_token_id in \
+         generation_config.json or config.json"
+    )]
+    NoSuchEnd { id: u32, model: u32 },
     #[error("the text has {bytes} bytes, the limit is {limit}: shorten it")]
     TextTooLong { bytes: usize, limit: usize },
     #[error("the text has more than {most} tokens: shorten it")]
@@ -70,6 +75,8 @@ pub enum GgufError {
     TooLarge { bytes: usize, limit: usize },
     #[error("{key} is {id}, but there are only {tokens} tokens")]
     NoSuchToken { key: &'static str, id: u32, tokens: usize },
+    #[error("add_bos_token is true, but there is no bos_token_id")]
+    NoFirst,
     #[error("token {id} is not spelled in bytes: {name:?}")]
     Spelling { id: u32, name: String },
     #[error("token {id} is empty")]

@@ -23,8 +23,12 @@ pub struct GgufVocabulary {
     pub token_types: Vec<i32>,
     /// `tokenizer.ggml.bos_token_id`.
     pub bos: Option<u32>,
-    /// `tokenizer.ggml.eos_token_id`.
+    /// `tokenizer.ggml.eos_token_id`: the end of a text.
     pub eos: Option<u32>,
+    /// `tokenizer.ggml.eot_token_id`: the end of a turn.
+    pub eot: Option<u32>,
+    /// `tokenizer.ggml.add_bos_token`: whether `bos` stands before every prompt.
+    pub add_bos: bool,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
 }
@@ -71,6 +75,14 @@ impl GgufVocabulary {
         Ok(bpe)
     }
 
+    /// The token that stands before every prompt.
+    pub(crate) fn first(&self) -> Result<Option<u32>, GgufError> {
+        match self.bos {
+            None if self.add_bos => Err(GgufError::NoFirst),
+            bos => Ok(bos.filter(|_| self.add_bos)),
+        }
+    }
+
     fn check_kind(&self) -> Result<(), GgufError> {
         if self.model != "gpt2" {
             return Err(GgufError::Model { model: self.model.clone() });
@@ -93,7 +105,7 @@ impl GgufVocabulary {
         if bytes > MAX_VOCABULARY_BYTES {
             return Err(GgufError::TooLarge { bytes, limit: MAX_VOCABULARY_BYTES });
         }
-        for (key, id) in [("bos_token_id", self.bos), ("eos_token_id", self.eos)] {
+        for (key, id) in [("bos_token_id", self.bos), ("eos_token_id", self.eos), ("eot_token_id", self.eot)] {
             if let Some(id) = id.filter(|&id| id as usize >= tokens) {
                 return Err(GgufError::NoSuchToken { key, id, tokens });
             }

@@ -13,11 +13,16 @@ use crate::{Answer, ChatRequest, ChatTemplate, GgufVocabulary, TextFiles, Tokeni
 /// The keys of `tokenizer_config.json` that templates can see.
 const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
+const GENERATION: &str = "generation_config.json";
+const CONFIG: &str = "config.json";
+
 /// Shared by all requests.
 #[derive(Debug)]
 pub struct Text {
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
+    /// Before every prompt, where a GGUF file asks for it. A `tokenizer.json` has its own way to ask.
+    first: Option<u32>,
     stop_tokens: Arc<[u32]>,
 }
 
@@ -28,8 +33,8 @@ impl Text {
             TokenizerFile::Tiktoken(ranks) => Tokenizer::from_ranks(ranks)?,
         };
         let settings = object("tokenizer_config.json", files.tokenizer_config.as_deref())?;
-        let generation = object("generation_config.json", files.generation_config.as_deref())?;
-        let config = object("config.json", files.config.as_deref())?;
+        let generation = object(GENERATION, files.generation_config.as_deref())?;
+        let config = object(CONFIG, files.config.as_deref())?;
         let own = own_template(files.chat_template.as_deref(), &settings)?;
         // Qwen's first models bring no template: their format is known by its name alone.
         let v1 = matches!(files.tokenizer, TokenizerFile::Tiktoken(_)) || config["model_type"] == "qwen";
@@ -38,8 +43,8 @@ impl Text {
         let template = template(own.as_deref(), v1)?.with_tokens(tokens);
         let ends = if chatml { ENDS.as_slice() } else { &[] };
         let ends = ends.iter().copied().chain([token_text(&settings["eos_token"])]);
-        let stop_tokens = stop_tokens(&tokenizer, ids_of_end(&generation, &config), ends);
-        Ok(Self { tokenizer: Arc::new(tokenizer), template, stop_tokens })
+        let stop_tokens = stop_tokens(&tokenizer, ids_of_end(&generation, &config)?, ends);
+        Ok(Self { tokenizer: Arc::new(tokenizer), template, first: None, stop_tokens })
     }
 
     /// The text side of a model in one GGUF file.
@@ -47,14 +52,20 @@ impl Text {
         let tokenizer = Tokenizer::from_gguf(vocabulary)?;
         let tokens = [("bos_token", vocabulary.name(vocabulary.bos)), ("eos_token", vocabulary.name(vocabulary.eos))];
         let template = template(vocabulary.chat_template.as_deref(), false)?.with_tokens(tokens);
-        // The file names one end of an answer, and chat models of this vocabulary have several.
-        let stop_tokens = stop_tokens(&tokenizer, vocabulary.eos.into_iter().collect(), ENDS.into_iter());
-        Ok(Self { tokenizer: Arc::new(tokenizer), template, stop_tokens })
+        let first = vocabulary.first().map_err(TokenizerError::from)?;
+        // The file names one or two ends of an answer, and chat models of this vocabulary have several.
+        let named = vocabulary.eos.into_iter().chain(vocabulary.eot).collect();
+        let stop_tokens = stop_tokens(&tokenizer, named, ENDS.into_iter());
+        Ok(Self { tokenizer: Arc::new(tokenizer), template, first, stop_tokens })
     }
 
     /// Whether this text side and a model with so many rows in its embedding belong together.
     pub fn check_model(&self, rows: u32) -> Result<(), TokenizerError> {
-        self.tokenizer.check_model(rows)
+        self.tokenizer.check_model(rows)?;
+        match self.stop_tokens.iter().find(|id| **id >= rows) {
+            Some(id) => Err(TokenizerError::NoSuchEnd { id: *id, model: rows }),
+            None => Ok(()),
+        }
     }
 
     /// The tokens of a chat, up to where the assistant begins to speak. Nothing that the request says becomes a
@@ -65,13 +76,22 @@ impl Text {
         let with = |text: &str| guard.guard(text).into_owned();
         let rendered = self.template.render_with(&request, now, &with).map_err(|error| guard.unmark(error))?;
         self.tokenizer.check_length(guard.plain_bytes(&rendered), most)?;
-        Ok(self.tokenizer.encode_guarded(&rendered, &guard)?)
+        Ok(self.begin(self.tokenizer.encode_guarded(&rendered, &guard)?))
     }
 
     /// The tokens of a plain text that is to be continued, refused like a chat if it is too long.
     pub fn prompt_for_completion(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {
         self.tokenizer.check_length(text.len(), most)?;
-        Ok(self.tokenizer.encode_from_start(text)?)
+        Ok(self.begin(self.tokenizer.encode_from_start(text)?))
+    }
+
+    fn begin(&self, mut prompt: Vec<u32>) -> Vec<u32> {
+        if let Some(first) = self.first
+            && prompt.first() != Some(&first)
+        {
+            prompt.insert(0, first);
+        }
+        prompt
     }
 
     /// The text of these tokens, without special ones.
@@ -140,9 +160,9 @@ fn token_text(token: &Value) -> &str {
 }
 
 /// generation_config.json says best what ends an answer, config.json is its stand-in.
-fn ids_of_end(generation: &Value, config: &Value) -> Vec<u32> {
-    let mut named = [generation, config].into_iter().map(|file| ids(&file["eos_token_id"]));
-    named.find(|ids| !ids.is_empty()).unwrap_or_default()
+fn ids_of_end(generation: &Value, config: &Value) -> Result<Vec<u32>, TextError> {
+    let of_generation = ids(GENERATION, generation)?;
+    if of_generation.is_empty() { ids(CONFIG, config) } else { Ok(of_generation) }
 }
 
 /// These ids, and those of the special tokens of these names.
@@ -154,10 +174,19 @@ fn stop_tokens<'n>(tokenizer: &Tokenizer, ids: Vec<u32>, names: impl Iterator<It
     tokens.into()
 }
 
-/// One id or a list of them.
-fn ids(value: &Value) -> Vec<u32> {
-    let listed = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-    listed.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+/// One id or a list of them; none where nothing is said.
+fn ids(file: &'static str, settings: &Value) -> Result<Vec<u32>, TextError> {
+    let value = &settings["eos_token_id"];
+    let listed = match value {
+        Value::Null => &[],
+        Value::Array(list) => list.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let ids = listed.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect::<Option<_>>();
+    ids.ok_or_else(|| TextError::Malformed {
+        file,
+        reason: "`eos_token_id` is no token's id or list of them".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -37,12 +37,12 @@ pub(crate) fn config(files: &ModelFiles, path: &Path) -> Result<ConfigFile, Load
         }
     }
     refuse_other_widths(&file, architecture, &config)?;
+    refuse_other_scales(&file, architecture)?;
     config.insert("rope_scaling".to_owned(), rope_scaling(&file, architecture)?);
     config.insert("rms_norm_eps".to_owned(), number(&file, architecture, "attention.layer_norm_rms_epsilon")?);
     config.insert("rope_theta".to_owned(), number(&file, architecture, "rope.freq_base")?);
     config.insert("vocab_size".to_owned(), json!(tokens(&file)?.len()));
     config.insert("tie_word_embeddings".to_owned(), json!(!file.holds("output.weight")));
-    config.insert("eos_token_id".to_owned(), json!(eos_ids(&file)?));
     Ok(ConfigFile::new(file.file(), Json::Object(config)))
 }
 
@@ -82,42 +82,74 @@ fn tokens(file: &Gguf) -> Result<&List, LoadError> {
     list.ok_or_else(|| file.wrong(key, "must be a list of the vocabulary's tokens"))
 }
 
-/// The end of a text and the end of a turn.
-fn eos_ids(file: &Gguf) -> Result<Vec<u64>, LoadError> {
-    let mut ids = Vec::new();
-    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-        if let Some(value) = file.value(key) {
-            let id = value.as_u64().filter(|id| u32::try_from(*id).is_ok());
-            let id = id.ok_or_else(|| file.wrong(key, "must be a token's id"))?;
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
+/// Keys, values and what is turned of a head are as wide as the head, or the configuration would have to say more than
+/// it can.
+fn refuse_other_widths(file: &Gguf, architecture: &str, config: &Map<String, Json>) -> Result<(), LoadError> {
+    let size_of = |key: &str| config.get(key).and_then(Json::as_u64);
+    // As everyone reads a file without `attention.key_length`.
+    let shared = || Some(size_of("hidden_size")? / size_of("num_attention_heads")?);
+    let width = size_of("head_dim").or_else(shared);
+    for ending in ["attention.value_length", "rope.dimension_count"] {
+        let key = format!("{architecture}.{ending}");
+        let found = size(file, &key)?;
+        if let (Some(found), Some(width)) = (found, width)
+            && found != width
+        {
+            return Err(file.wrong(&key, format!("is {found}, and only {width}, the width of a head, is served")));
         }
     }
-    Ok(ids)
+    Ok(())
 }
 
-/// Values are as wide as keys, or the configuration would have to say more than it can.
-fn refuse_other_widths(file: &Gguf, architecture: &str, config: &Map<String, Json>) -> Result<(), LoadError> {
-    let key = format!("{architecture}.attention.value_length");
-    let length = size(file, &key)?;
-    if length.is_some() && length != config.get("head_dim").and_then(Json::as_u64) {
-        return Err(file.wrong(&key, "differs from `attention.key_length`, which is not served"));
+/// Settings that change the rotary embedding in ways that are not served, by what they are where they change nothing.
+const NEUTRAL: [(&str, f64); 5] = [
+    ("rope.scaling.attn_factor", 1.0),
+    ("rope.scaling.yarn_attn_factor", 1.0),
+    ("rope.scaling.yarn_ext_factor", 1.0),
+    ("rope.scaling.yarn_log_multiplier", 0.0),
+    ("rope.scale_linear", 1.0),
+];
+
+fn refuse_other_scales(file: &Gguf, architecture: &str) -> Result<(), LoadError> {
+    NEUTRAL.iter().try_for_each(|(ending, neutral)| refuse_other(file, &format!("{architecture}.{ending}"), *neutral))
+}
+
+fn refuse_other(file: &Gguf, key: &str, neutral: f64) -> Result<(), LoadError> {
+    match file.value(key).map(Value::as_f64) {
+        None => Ok(()),
+        Some(Some(found)) if found == neutral => Ok(()),
+        Some(Some(found)) => Err(file.wrong(key, format!("is {found:?}, and only {neutral:?} is served"))),
+        Some(None) => Err(file.wrong(key, "must be a number")),
     }
-    Ok(())
 }
 
 /// YaRN, the one kind of scaled rotary embedding that is served.
 fn rope_scaling(file: &Gguf, architecture: &str) -> Result<Json, LoadError> {
     let key = format!("{architecture}.rope.scaling.type");
     match file.value(&key).map(Value::as_text) {
-        None | Some(Some("none")) => Ok(Json::Null),
-        Some(Some("yarn")) => {
-            let original = format!("{architecture}.rope.scaling.original_context_length");
-            let length = size(file, &original)?.ok_or_else(|| file.wrong(&original, MISSING))?;
-            let factor = number(file, architecture, "rope.scaling.factor")?;
-            Ok(json!({"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}))
-        }
+        Some(Some("none")) => Ok(Json::Null),
+        Some(Some("yarn")) => yarn(file, architecture),
         Some(_) => Err(file.wrong(&key, "is another than `none` and `yarn`, which are served")),
+        // A factor without a type is llama.cpp's oldest kind, which is linear.
+        None => {
+            refuse_other(file, &format!("{architecture}.rope.scaling.factor"), 1.0)?;
+            Ok(Json::Null)
+        }
     }
+}
+
+fn yarn(file: &Gguf, architecture: &str) -> Result<Json, LoadError> {
+    let original = format!("{architecture}.rope.scaling.original_context_length");
+    let length = size(file, &original)?.ok_or_else(|| file.wrong(&original, MISSING))?;
+    let factor = number(file, architecture, "rope.scaling.factor")?;
+    let mut yarn = Map::new();
+    yarn.insert("rope_type".to_owned(), json!("yarn"));
+    yarn.insert("factor".to_owned(), factor);
+    yarn.insert("original_max_position_embeddings".to_owned(), json!(length));
+    for (name, ending) in [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")] {
+        if file.value(&format!("{architecture}.{ending}")).is_some() {
+            yarn.insert(name.to_owned(), number(file, architecture, ending)?);
+        }
+    }
+    Ok(Json::Object(yarn))
 }

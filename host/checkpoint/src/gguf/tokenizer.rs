@@ -18,8 +18,12 @@ pub struct GgufTokenizer {
     /// Two tokens with a space between them, the first merge first.
     pub merges: Vec<String>,
     pub bos_id: Option<u32>,
+    /// The end of a text,
     pub eos_id: Option<u32>,
+    /// and of a turn.
+    pub eot_id: Option<u32>,
     pub padding_id: Option<u32>,
+    /// Whether `bos_id` stands before every prompt.
     pub add_bos: Option<bool>,
     pub chat_template: Option<String>,
 }
@@ -47,6 +51,7 @@ impl GgufTokenizer {
             merges: texts("tokenizer.ggml.merges")?,
             bos_id: id("tokenizer.ggml.bos_token_id")?,
             eos_id: id("tokenizer.ggml.eos_token_id")?,
+            eot_id: id("tokenizer.ggml.eot_token_id")?,
             padding_id: id("tokenizer.ggml.padding_token_id")?,
             add_bos: one(file, "tokenizer.ggml.add_bos_token", "true or false", Value::as_flag)?,
             chat_template: text("tokenizer.chat_template")?,

@@ -199,11 +199,10 @@ fn its_metadata_is_a_configuration() {
         let expected = json!({
             "architectures": ["Qwen3ForCausalLM"], "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64, "max_position_embeddings": 128,
-            "rms_norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": 4, "tie_word_embeddings": true, "eos_token_id": [3],
+            "rms_norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": 4, "tie_word_embeddings": true,
             "rope_scaling": null,
         });
         assert_eq!(config.json(), &expected);
-        assert_eq!(config.eos_ids(&files).unwrap(), [3]);
     }
 }
 
@@ -217,9 +216,27 @@ fn yarn_is_said_as_hugging_face_says_it() {
     let config = ConfigFile::read(&files(&folder, &file)).unwrap();
     let expected = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
     assert_eq!(config.json()["rope_scaling"], expected);
+    let tuned = file
+        .clone()
+        .set("qwen3.rope.scaling.yarn_beta_fast", Value::F32(16.5))
+        .set("qwen3.rope.scaling.yarn_beta_slow", Value::F32(2.0));
+    let config = ConfigFile::read(&files(&folder, &tuned)).unwrap();
+    let scaling = &config.json()["rope_scaling"];
+    assert_eq!((&scaling["beta_fast"], &scaling["beta_slow"]), (&json!(16.5), &json!(2.0)));
+    let attention = "qwen3.rope.scaling.attn_factor";
+    check(file.clone().set(attention, Value::F32(0.8)), &[attention, "is 0.8", "only 1.0"]);
     for key in ["qwen3.rope.scaling.factor", "qwen3.rope.scaling.original_context_length"] {
         check(file.clone().without(key), &["tiny.gguf", key, "missing"]);
     }
+}
+
+/// The heads share the width of the residual stream where a file does not say how wide they are.
+#[test]
+fn a_width_need_not_be_written() {
+    let folder = Folder::new();
+    let plain = model().without("qwen3.attention.key_length").set("qwen3.attention.value_length", Value::U32(8));
+    let config = ConfigFile::read(&files(&folder, &plain.set("qwen3.rope.dimension_count", Value::U32(8)))).unwrap();
+    assert_eq!(config.json()["head_dim"], json!(null));
 }
 
 #[test]
@@ -229,7 +246,8 @@ fn its_tokenizer_is_plain_data() {
     assert_eq!(tokenizer.tokens, ["a", "b", "ab", "<|im_end|>"]);
     assert_eq!((tokenizer.token_types, tokenizer.merges), (vec![1, 1, 1, 3], vec!["a b".to_owned()]));
     assert_eq!((tokenizer.model.as_deref(), tokenizer.pre.as_deref()), (Some("gpt2"), Some("qwen2")));
-    assert_eq!((tokenizer.bos_id, tokenizer.eos_id, tokenizer.add_bos), (None, Some(3), Some(false)));
+    assert_eq!((tokenizer.bos_id, tokenizer.add_bos), (None, Some(false)));
+    assert_eq!((tokenizer.eos_id, tokenizer.eot_id), (Some(3), Some(3)));
     assert_eq!(tokenizer.chat_template.as_deref(), Some("{{ messages }}"));
     assert_eq!(GgufTokenizer::read(&folder.files()).unwrap(), None);
 }
@@ -272,7 +290,7 @@ fn a_split_file_is_whole_by_its_first_part() {
     let second = File { values: vec![("split.count", Value::U16(2))], tensors: first.tensors.split_off(2), ..model() };
     let path = folder.write("tiny-00001-of-00002.gguf", first.bytes());
     let missing = open(&ModelFiles::path(&path), LoadOptions::default()).err().unwrap().to_string();
-    assert!(missing.contains("tiny-00002-of-00002.gguf"), "{missing}");
+    assert!(missing.contains("tiny-00002-of-00002.gguf") && missing.contains("all parts"), "{missing}");
     let other = folder.write("tiny-00002-of-00002.gguf", second.bytes());
     let weights = open(&ModelFiles::path(path), LoadOptions::default()).unwrap();
     assert_eq!(weights.vector("model.norm.weight", 32).unwrap(), [1.5; 32]);
@@ -402,7 +420,12 @@ fn wrong_metadata() {
         ("qwen3.block_count", Value::Text("one"), "whole number"),
         ("qwen3.rope.freq_base", Value::F32(f32::NAN), "positive number"),
         ("qwen3.attention.layer_norm_rms_epsilon", Value::F32(-1.0), "positive number"),
-        ("qwen3.attention.value_length", Value::U32(8), "key_length"),
+        ("qwen3.attention.value_length", Value::U32(8), "is 8, and only 16, the width of a head"),
+        ("qwen3.rope.dimension_count", Value::U32(8), "is 8, and only 16, the width of a head"),
+        ("qwen3.rope.scaling.attn_factor", Value::F32(1.5), "is 1.5"),
+        ("qwen3.rope.scaling.yarn_log_multiplier", Value::F32(1.0), "only 0.0"),
+        ("qwen3.rope.scale_linear", Value::Text("4"), "must be a number"),
+        ("qwen3.rope.scaling.factor", Value::F32(4.0), "is 4.0, and only 1.0 is served"),
         ("qwen3.rope.scaling.type", Value::Text("linear"), "`none` and `yarn`"),
         ("tokenizer.ggml.tokens", Value::I32s(vec![1, 2]), "must be a list of texts"),
         ("tokenizer.ggml.tokens", Value::U32(4), "must be a list"),

@@ -54,8 +54,7 @@ fn its_configuration_and_its_tokenizer() {
             "architectures": ["Qwen2ForCausalLM"], "hidden_size": 256, "num_hidden_layers": 13,
             "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864,
             "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "vocab_size": 5,
-            "tie_word_embeddings": false, "eos_token_id": [4],
-            "rope_scaling": null,
+            "tie_word_embeddings": false, "rope_scaling": null,
         });
         assert_eq!(ConfigFile::read(files).unwrap().json(), &expected);
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
@@ -67,6 +66,7 @@ fn its_configuration_and_its_tokenizer() {
             merges: texts(&["Ġ a"]),
             bos_id: Some(3),
             eos_id: Some(4),
+            eot_id: None,
             padding_id: Some(3),
             add_bos: Some(false),
             chat_template: Some("{{ messages[0].content }}".to_owned()),

@@ -1,5 +1,7 @@
 //! The attention block: one fused projection, per-head norms where the model has them, rotation, paged attention.
 
+use sluice_checkpoint::{LoadError, Weights};
+
 use super::rotary::rotate;
 use super::{Linear, Logn, RmsNorm, linear, paged};
 use crate::blueprint::LayerTensors;
@@ -7,8 +9,6 @@ use crate::kv::KvLayer;
 use crate::model::Dimensions;
 use crate::scratch::Scratch;
 use crate::step::Step;
-use sluice_checkpoint::LoadError;
-use sluice_checkpoint::Weights;
 
 pub(crate) struct Attention {
     qkv: Linear,

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use sluice_checkpoint::{LoadError, Weights};
+
 use super::Linear;
 use crate::blueprint::Projection;
-use sluice_checkpoint::LoadError;
-use sluice_checkpoint::Weights;
 
 /// The table of a model whose head is tied to it is held once, in the head's layout.
 pub(crate) struct Embedding(Arc<Linear>);

@@ -2,14 +2,13 @@
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use sluice_checkpoint::{LoadError, Weights};
 
 use super::math::silu;
 use super::{Linear, PARALLEL_WORK, linear};
 use crate::blueprint::LayerTensors;
 use crate::model::Dimensions;
 use crate::scratch::Scratch;
-use sluice_checkpoint::LoadError;
-use sluice_checkpoint::Weights;
 
 pub(crate) struct Mlp {
     gate_up: Linear,

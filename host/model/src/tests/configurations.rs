@@ -51,7 +51,7 @@ fn an_architecture_that_is_not_served() {
 fn weights_that_were_quantised_in_another_way() {
     for good in [Checkpoint::qwen(1), Checkpoint::qwen2(1, true), Checkpoint::qwen3(1, true)] {
         let gptq = json!({"quant_method": "gptq", "bits": 4});
-        check(&good, "quantization_config", gptq, &["quant_method", "gptq", "bitsandbytes"]);
+        check(&good, "quantization_config", gptq, &["`quantization_config.quant_method`", "gptq", "bitsandbytes"]);
         check(&good, "quantization_config", json!("nf4"), &["quantization_config", "object"]);
     }
 }
@@ -66,8 +66,10 @@ fn qwen2_and_qwen3() {
         check(&good, "num_key_value_heads", json!(12), &["num_key_value_heads", "12", "divide"]);
         check(&good, "head_dim", json!(15), &["head_dim", "even"]);
         check(&good, "rope_theta", json!(1.0), &["rope_theta", "above 1"]);
+        check(&good, "rope_theta", json!("1".repeat(1000)), &["rope_theta", "1…, expected"]);
         check(&good, "hidden_act", json!("gelu"), &["hidden_act", "gelu", "silu"]);
-        check(&good, "use_sliding_window", json!(true), &["use_sliding_window"]);
+        check(&good, "hidden_act", json!(false), &["hidden_act", "false", "silu"]);
+        check(&good, "use_sliding_window", json!(true), &["use_sliding_window", "only false"]);
         check(&good, "use_mrope", json!(true), &["use_mrope"]);
         let mixed = json!(["full_attention", "sliding_attention", "full_attention"]);
         check(&good, "layer_types", mixed, &["layer_types", "sliding_attention"]);
@@ -86,10 +88,11 @@ fn rotary_settings() {
         settings[key] = value;
         check(&good, "rope_scaling", settings, expected);
     };
-    check_yarn("rope_type", json!("llama3"), &["rope_type", "llama3", "yarn"]);
+    check_yarn("rope_type", json!("llama3"), &["`rope_scaling.rope_type`", "llama3", "yarn"]);
     check_yarn("rope_type", json!(7), &["rope_type", "7"]);
     check_yarn("factor", json!(null), &["factor", "missing"]);
     check_yarn("factor", json!(0.5), &["factor", "0.5", "at least 1"]);
+    check_yarn("factor", json!(1e300), &["factor", "is 1e300,"]);
     check_yarn("factor", json!(1e9), &["factor", "1000000000", "length"]);
     check_yarn("original_max_position_embeddings", json!(0), &["original_max_position_embeddings"]);
     check_yarn("beta_fast", json!(0.5), &["beta_fast", "beta_slow", "more"]);

@@ -57,7 +57,7 @@ impl Sequence {
 
 fn runner(checkpoint: &Checkpoint) -> Runner {
     let (_folder, files) = checkpoint.write();
-    Runner::sized(load(&files, LoadFormat::SafeTensors).unwrap(), BLOCKS, BLOCK_TOKENS as u32, STEP_TOKENS)
+    Runner::sized(load(&files, LoadFormat::Auto).unwrap(), BLOCKS, BLOCK_TOKENS as u32, STEP_TOKENS)
 }
 
 /// Two tables that share no block, each long enough for any sequence here.

@@ -56,7 +56,7 @@ fn check(checkpoint: &Checkpoint, chunk: usize) {
 }
 
 fn check_files(checkpoint: &Checkpoint, files: &ModelFiles, chunk: usize) {
-    let model = load(files, LoadFormat::SafeTensors).unwrap();
+    let model = load(files, LoadFormat::Auto).unwrap();
     let vocab = model.info().dimensions.vocab as u32;
     let mut runner = Runner::new(model, 64, BLOCK_TOKENS as u32);
     let mut sequences: Vec<Vec<u32>> = LENGTHS

@@ -28,7 +28,7 @@ fn tokens(list: &Value) -> Vec<u32> {
 
 /// Every prompt in chunks, then token by token.
 fn check(name: &str) {
-    let model = load(&ModelFiles::folder(testdata(name)), LoadFormat::SafeTensors).unwrap();
+    let model = load(&ModelFiles::folder(testdata(name)), LoadFormat::Auto).unwrap();
     let mut runner = Runner::new(model, 16, 16);
     let table: Vec<u32> = (0..16).rev().collect();
     for golden in read(&format!("{name}/golden.json")).as_array().unwrap() {

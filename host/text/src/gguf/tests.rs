@@ -26,6 +26,8 @@ pub(crate) fn embedded() -> GgufVocabulary {
         merges: json["model"]["merges"].as_array().unwrap().iter().map(pair).collect(),
         bos: Some(0),
         eos: Some(2),
+        eot: None,
+        add_bos: false,
         chat_template: None,
     }
 }
@@ -72,6 +74,31 @@ fn a_file_brings_its_template_and_its_ends() {
 }
 
 #[test]
+fn a_turn_may_have_an_end_of_its_own() {
+    let text = Text::from_gguf(&GgufVocabulary { eot: Some(258), ..small() }).unwrap();
+    assert_eq!(**text.stop_tokens(), [257, 258]);
+}
+
+/// One that the template writes is not written again.
+#[test]
+fn a_file_may_ask_for_a_token_before_every_prompt() {
+    let request = crate::ChatRequest::new(vec![crate::ChatMessage::new("user", "a")]);
+    for (template, expected) in [("{{ messages[0].content }}", [257, 97]), ("<|end|>a", [257, 97])] {
+        let template = Some(template.to_owned());
+        let vocabulary = GgufVocabulary { bos: Some(257), add_bos: true, chat_template: template, ..small() };
+        let text = Text::from_gguf(&vocabulary).unwrap();
+        assert_eq!(text.prompt_for_completion("a", 100).unwrap().len(), 2);
+        assert_eq!(text.prompt_for_completion("a", 100).unwrap()[0], 257);
+        let chat = text.prompt_for_chat(&request, 100, crate::UnixSeconds(0)).unwrap();
+        assert_eq!((chat.len(), chat[0]), (expected.len(), expected[0]));
+        let without = Text::from_gguf(&GgufVocabulary { add_bos: false, ..vocabulary }).unwrap();
+        assert_eq!(without.prompt_for_completion("a", 100).unwrap().len(), 1);
+    }
+    let error = Text::from_gguf(&GgufVocabulary { add_bos: true, ..small() }).unwrap_err().to_string();
+    assert!(error.contains("add_bos_token is true") && error.contains("bos_token_id"), "{error}");
+}
+
+#[test]
 fn a_broken_vocabulary_names_the_culprit() {
     let check = |change: fn(&mut GgufVocabulary), expected: &str| {
         let mut vocabulary = small();
@@ -90,6 +117,7 @@ fn a_broken_vocabulary_names_the_culprit() {
     check(|v| v.merges.push("ab ab".to_owned()), "merge 1 does not make a token out of two: \"ab ab\"");
     check(|v| v.merges.push("ab".to_owned()), "merge 1");
     check(|v| v.eos = Some(260), "eos_token_id is 260, but there are only 260 tokens");
+    check(|v| v.eot = Some(260), "eot_token_id is 260");
     check(|v| v.merges = vec![String::new(); MAX_TOKENS + 1], "the limit is 1048576 each");
     check(|v| v.tokens[0] = "x".repeat(MAX_VOCABULARY_BYTES), "the limit is 67108864");
     let template = Text::from_gguf(&GgufVocabulary { chat_template: Some("{% if %}".to_owned()), ..small() });

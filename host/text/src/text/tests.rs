@@ -123,6 +123,24 @@ fn an_answer_ends_where_the_folder_says() {
 }
 
 #[test]
+fn an_end_that_is_none_is_refused() {
+    for json in [r#"{"eos_token_id": "end"}"#, r#"{"eos_token_id": [2, -1]}"#, r#"{"eos_token_id": [2, 4294967296]}"#] {
+        let json = Some(json.as_bytes().to_vec());
+        let generation = TextFiles { generation_config: json.clone(), ..files() };
+        let config = TextFiles { config: json, generation_config: None, ..files() };
+        for (files, name) in [(generation, "generation_config.json"), (config, "config.json")] {
+            let error = Text::new(&files).unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.contains("eos_token_id"), "{error}");
+        }
+    }
+    let far = TextFiles { generation_config: Some(br#"{"eos_token_id": [2, 4000]}"#.to_vec()), ..files() };
+    let text = Text::new(&far).unwrap();
+    assert_eq!(text.check_model(4001), Ok(()));
+    let error = text.check_model(4000).unwrap_err().to_string();
+    assert!(error.contains("token 4000") && error.contains("eos_token_id"), "{error}");
+}
+
+#[test]
 fn a_folder_that_is_not_right_names_the_file() {
     let check = |change: fn(&mut TextFiles), culprit: &str| {
         let mut files = files();
