@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -73,9 +74,25 @@ impl Clock for MonotonicClock {
     }
 }
 
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the engine's threads cannot be started")]
+    Threads(#[from] std::io::Error),
+    #[error("replica {replica} cannot be started: {error}")]
+    Executor { replica: u32, error: ExecutorError },
+    #[error("a replica cannot be started: making its executor panicked")]
+    Panicked,
+}
+
+/// Hears once per replica how its first executor was made.
+type FirstExecutor = Sender<(ReplicaId, Result<(), ExecutorError>)>;
+
 impl Engine {
-    pub fn start(parts: EngineParts, clock: &Arc<dyn Clock>) -> std::io::Result<Self> {
+    /// Returns when every replica has its executor.
+    pub fn start(parts: EngineParts, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
         let stop = Arc::new(AtomicBool::new(false));
+        let (made, executors) = channel();
         let pool_mail = Arc::new(Mailbox::default());
         let mut threads = Vec::new();
         let (mut ports, mut bells, mut currents) = (Vec::new(), Vec::new(), Vec::new());
@@ -96,15 +113,22 @@ impl Engine {
             bells.push(Arc::clone(&runner.bell));
             currents.push(Arc::clone(&current));
             let name = format!("replica-{}", config.id.0);
-            threads.push(thread::Builder::new().name(name).spawn(move || runner.run(inlet, &current))?);
+            let made = made.clone();
+            threads.push(thread::Builder::new().name(name).spawn(move || runner.run(inlet, &current, made))?);
         }
+        drop(made);
         let pool = Pool::new(parts.pool, ports, parts.observer);
         let dispatcher =
             Dispatcher { pool, mail: Arc::clone(&pool_mail), clock: Arc::clone(clock), stop: Arc::clone(&stop) };
         threads.push(thread::Builder::new().name("dispatcher".into()).spawn(move || dispatcher.run())?);
         let (handle, seats) = (pool_handle(&pool_mail, clock), all_seats(&pool_mail, &currents));
         let readiness = readiness(&pool_mail, currents);
-        Ok(Self { handle, seats, readiness, stop, pool_mail, bells, threads })
+        let engine = Self { handle, seats, readiness, stop, pool_mail, bells, threads };
+        for _ in &engine.bells {
+            let (ReplicaId(replica), made) = executors.recv().map_err(|_| StartError::Panicked)?;
+            made.map_err(|error| StartError::Executor { replica, error })?;
+        }
+        Ok(engine)
     }
 
     pub fn handle(&self) -> PoolHandle {
@@ -199,12 +223,13 @@ impl Runner {
         link(self.config.first_report(), Arc::new(move || bell.wake()), Arc::new(move || pool.wake()))
     }
 
-    fn run(self, mut inlet: ReplicaInlet, current: &Mutex<ReplicaPort>) {
+    fn run(self, mut inlet: ReplicaInlet, current: &Mutex<ReplicaPort>, made: FirstExecutor) {
+        let mut made = Some(made);
         let mut pause = RESTART_AFTER.0;
         loop {
             let begin = Instant::now();
             // A panic in here is one replica's loss, not the server's.
-            let life = catch_unwind(AssertUnwindSafe(|| self.live(inlet)));
+            let life = catch_unwind(AssertUnwindSafe(|| self.live(inlet, made.take())));
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
@@ -232,8 +257,17 @@ impl Runner {
     }
 
     /// From a fresh executor to its end. The inlet is dropped with the replica: that is how the pool learns of a loss.
-    fn live(&self, inlet: ReplicaInlet) -> Result<(), ExecutorError> {
-        let executor = (self.executor)(self.config.id)?;
+    /// A first executor that cannot be made is not tried again: whoever starts the engine hears why.
+    fn live(&self, inlet: ReplicaInlet, first: Option<FirstExecutor>) -> Result<(), ExecutorError> {
+        let executor = (self.executor)(self.config.id);
+        if let Some(first) = first {
+            // Nobody listens any more where another replica has failed.
+            drop(first.send((self.config.id, executor.as_ref().map(drop).map_err(Clone::clone))));
+            if executor.is_err() {
+                return Ok(());
+            }
+        }
+        let executor = executor?;
         let observer = Arc::clone(&self.observer);
         let mut replica = Replica::new(self.config, executor, inlet, observer, self.clock.now());
         if let Some(source) = (self.committed)() {

@@ -136,6 +136,13 @@ impl Sink {
 }
 
 fn start(replicas: u32, fails_at: u32, failure: Failure, panics: bool) -> Engine {
+    let steps = Arc::new(AtomicU32::new(0));
+    let make: MakeExecutor =
+        Arc::new(move |_| Ok(Box::new(Failing { steps: Arc::clone(&steps), fails_at, failure, drawn: None })));
+    start_with(replicas, make, panics).unwrap()
+}
+
+fn start_with(replicas: u32, executor: MakeExecutor, panics: bool) -> Result<Engine, StartError> {
     let limits = EngineLimits {
         max_sequences: 4,
         max_batched_tokens: 64,
@@ -144,18 +151,15 @@ fn start(replicas: u32, fails_at: u32, failure: Failure, panics: bool) -> Engine
         kv_bytes_per_token: 1,
         max_model_len: 64,
     };
-    let steps = Arc::new(AtomicU32::new(0));
     let parts = EngineParts {
         pool: PoolConfig { max_model_len: 64, ..PoolConfig::default() },
         replicas: (0..replicas).map(|id| ReplicaConfig::new(ReplicaId(id), limits)).collect(),
-        executor: Arc::new(move |_| {
-            Ok(Box::new(Failing { steps: Arc::clone(&steps), fails_at, failure, drawn: None }))
-        }),
+        executor,
         committed: Arc::new(|| Some(Arc::new(Calm::new()))),
         observer: Arc::new(Watcher { panics }),
     };
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
-    Engine::start(parts, &clock).unwrap()
+    Engine::start(parts, &clock)
 }
 
 fn request(id: u64, sink: &Arc<Sink>) -> Request {
@@ -234,6 +238,18 @@ fn check(replicas: u32, fails_at: u32, failure: Failure) {
     let sink = Arc::default();
     engine.handle().offer(request(100, &sink)).unwrap();
     eventually("it serves as before", || sink.answer() == (5, Some(FinishReason::Length)));
+}
+
+#[test]
+fn an_executor_that_cannot_be_made_is_what_the_start_says() {
+    let error: MakeExecutor = Arc::new(|id| match id {
+        ReplicaId(1) => Err(ExecutorError { message: "no memory for a test".into() }),
+        _ => Ok(Box::new(Failing { steps: Arc::default(), fails_at: 0, failure: Failure::Error, drawn: None })),
+    });
+    let said = start_with(2, error, false).err().unwrap().to_string();
+    assert_eq!(said, "replica 1 cannot be started: the executor failed: no memory for a test");
+    let panic: MakeExecutor = Arc::new(|_| panic!("no executor for a test"));
+    assert!(matches!(start_with(1, panic, false).err(), Some(StartError::Panicked)));
 }
 
 #[test]

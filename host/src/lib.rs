@@ -16,6 +16,7 @@ mod patient;
 mod perplexity_command;
 mod policy_command;
 mod recording_command;
+mod room;
 mod run;
 mod server;
 mod text;

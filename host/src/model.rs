@@ -9,9 +9,10 @@ use sluice_core::{Clock, Digest, Executor, ExecutorError, PromptVariants};
 use sluice_http::{ModelText, SamplingDefaults};
 use sluice_model::{CpuExecutor, Model, ModelInfo, StepLimits};
 
-use crate::config::{EngineConfig, KvBlocks, ModelConfig, ModelSource, ServedName};
+use crate::config::{EngineConfig, ModelConfig, ModelSource, ServedName};
 use crate::engine::MakeExecutor;
 use crate::loading_bar::LoadingBar;
+use crate::room::{self, Room, free_memory};
 use crate::text;
 
 /// Everything the server needs of a model.
@@ -29,30 +30,27 @@ pub struct ServedModel {
     pub executor: MakeExecutor,
 }
 
-/// Of a replica's KV cache, unless a number of blocks is given.
-const KV_BYTES: u64 = 512 << 20;
-
 pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) -> Result<ServedModel> {
     let files = find(&model.source)?;
     let bar = Box::new(LoadingBar::default());
     let loaded = sluice_model::load(&files, model.load, bar).context("the model cannot be served")?;
     let text = text::load(&files, loaded.info()).context("the model's text side cannot be served")?;
     let info = loaded.info();
-    let max_model_len = info.max_model_len.min(model.max_model_len);
-    let blocks = blocks(engine, max_model_len, info.kv_bytes_per_token())?;
+    let room = Room::find(engine, &info.dimensions, info.max_model_len, model.max_model_len, free_memory())?;
+    let limits = room::limits(engine, room.blocks);
     let name = match &model.served_name {
         ServedName::OfTheModel => files.name(),
         ServedName::Given(name) => name.clone(),
     };
     Ok(ServedModel {
         description: description(info, &model.load),
-        max_model_len,
+        max_model_len: room.max_model_len,
         kv_bytes_per_token: info.kv_bytes_per_token(),
         variants: info.variants.clone(),
-        blocks,
+        blocks: room.blocks,
         text: text.model,
         defaults: text.defaults,
-        executor: executors(Arc::clone(&loaded), engine, blocks, Arc::clone(clock)),
+        executor: executors(Arc::clone(&loaded), limits, Arc::clone(clock)),
         name,
     })
 }
@@ -62,7 +60,18 @@ pub(crate) fn find(source: &ModelSource) -> Result<ModelFiles> {
     let environment = HubEnvironment::read(|variable| env::var_os(variable));
     match source {
         ModelSource::Embedded => Ok(sluice_model::embedded()),
-        ModelSource::Named(name) => Ok(ModelFiles::locate(name, &environment)?),
+        ModelSource::Named(name) => named(ModelFiles::locate(name, &environment)?),
+    }
+}
+
+/// `.` and `..` have no name of their own: the folder that they stand for has.
+fn named(files: ModelFiles) -> Result<ModelFiles> {
+    match files {
+        ModelFiles::Folder(path) if path.file_name().is_none() => {
+            let real = path.canonicalize().with_context(|| path.display().to_string())?;
+            Ok(ModelFiles::folder(real))
+        }
+        files => Ok(files),
     }
 }
 
@@ -76,40 +85,14 @@ fn description(info: &ModelInfo, load: &LoadOptions) -> String {
 }
 
 impl ServedModel {
-    /// Two models never share a block of the cache.
+    /// A process serves one model, so nothing but that one is in its cache; the salt keeps block hashes that leave the
+    /// process from meaning the same for models that go by other names or are loaded in another way.
     pub(crate) fn cache_salt(&self) -> Vec<u8> {
-        Digest::of(self.description.as_bytes()).0.to_vec()
+        Digest::of(format!("{}\0{}", self.name, self.description).as_bytes()).0.to_vec()
     }
 }
 
-/// At least one sequence at its longest must fit, or it could never be served.
-fn blocks(engine: &EngineConfig, max_model_len: u32, bytes_per_token: u64) -> Result<u32> {
-    let one = max_model_len.div_ceil(engine.block_tokens);
-    match engine.kv_blocks {
-        KvBlocks::Exactly(blocks) => {
-            anyhow::ensure!(
-                blocks >= one,
-                "engine.kv_blocks: {blocks} blocks of {} tokens do not hold one sequence of {max_model_len}: take at \
-                 least {one}, or lower max_model_len",
-                engine.block_tokens
-            );
-            Ok(blocks)
-        }
-        KvBlocks::Fitting => {
-            let block = bytes_per_token.max(1) * u64::from(engine.block_tokens);
-            let in_memory = u32::try_from(KV_BYTES / block).unwrap_or(u32::MAX);
-            Ok(one.saturating_mul(engine.max_sequences).min(in_memory).max(one))
-        }
-    }
-}
-
-fn executors(model: Arc<dyn Model>, engine: &EngineConfig, blocks: u32, clock: Arc<dyn Clock>) -> MakeExecutor {
-    let limits = StepLimits {
-        blocks,
-        block_tokens: engine.block_tokens,
-        max_tokens: engine.max_batched_tokens,
-        max_rows: engine.max_sequences,
-    };
+fn executors(model: Arc<dyn Model>, limits: StepLimits, clock: Arc<dyn Clock>) -> MakeExecutor {
     Arc::new(move |_| {
         let executor = CpuExecutor::new(Arc::clone(&model), limits, Arc::clone(&clock));
         let executor = executor.map_err(|error| ExecutorError { message: error.to_string() })?;

@@ -162,7 +162,7 @@ fn start_engine(
         }),
         observer: Arc::new(Observers { metrics: Arc::clone(metrics), control: Arc::clone(control) }),
     };
-    Engine::start(parts, clock).context("the engine's threads cannot be started")
+    Ok(Engine::start(parts, clock)?)
 }
 
 /// The shipped and the given policies go the way of every other: probed, then installed.

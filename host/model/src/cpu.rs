@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use sluice_core::{Batch, Clock, Executor, ExecutorError, Nanos, Sampled, StepOutput, StepTimes, Ticket};
 
-use crate::kv::{KvCache, KvTooLarge};
+use crate::kv::KvCache;
+use crate::memory::NoMemory;
 use crate::model::Model;
 use crate::sampling::Sampler;
 use crate::scratch::Scratch;
@@ -26,7 +27,7 @@ pub struct CpuExecutor {
 
 impl CpuExecutor {
     /// Reserves all the memory that it will ever use.
-    pub fn new(model: Arc<dyn Model>, limits: StepLimits, clock: Arc<dyn Clock>) -> Result<Self, KvTooLarge> {
+    pub fn new(model: Arc<dyn Model>, limits: StepLimits, clock: Arc<dyn Clock>) -> Result<Self, NoMemory> {
         let info = model.info();
         let size = info.dimensions;
         let limits = StepLimits { block_tokens: limits.block_tokens.max(1), ..limits };
@@ -35,7 +36,7 @@ impl CpuExecutor {
             limits,
             model_limits: ModelLimits { vocab: size.vocab as u32, max_model_len: info.max_model_len },
             cache: KvCache::new(&size, limits.blocks, limits.block_tokens)?,
-            scratch: Scratch::new(&size, limits.max_tokens as usize, limits.max_rows as usize),
+            scratch: Scratch::new(&size, limits.max_tokens, limits.max_rows)?,
             step: Step::new(&limits),
             sampler: Sampler::default(),
             submitted: 0,
@@ -86,6 +87,7 @@ mod tests {
     use sluice_core::{BlockId, PromptVariants, RequestId, Row, SampledToken, SamplingParams, TokenSource};
 
     use super::*;
+    use crate::kv::KvTooLarge;
     use crate::model::{Dimensions, ModelInfo};
 
     /// Moves on by ten whenever it is read.
@@ -182,6 +184,6 @@ mod tests {
         let info = executor().model.info().clone();
         let limits = StepLimits { blocks: u32::MAX, block_tokens: 1 << 30, max_tokens: 1, max_rows: 1 };
         let refused = CpuExecutor::new(Arc::new(Echo(info)), limits, Arc::new(Ticking(AtomicU64::new(0)))).err();
-        assert_eq!(refused, Some(KvTooLarge { blocks: u32::MAX, block_tokens: 1 << 30 }));
+        assert_eq!(refused, Some(KvTooLarge { blocks: u32::MAX, block_tokens: 1 << 30 }.into()));
     }
 }

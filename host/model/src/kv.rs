@@ -1,5 +1,6 @@
 //! The paged cache of keys and values: one pool per layer, taken whole at the start.
 
+use crate::memory::reserve;
 use crate::model::Dimensions;
 
 /// Blocks that sequences hold through their block tables; who holds which is the engine's business.
@@ -37,6 +38,12 @@ impl KvCache {
         let layer = || KvLayer::new(size, blocks as usize, block_tokens as usize);
         let layers = (0..size.layers).map(|_| layer()).collect::<Option<_>>();
         Ok(Self { layers: layers.ok_or(too_large)? })
+    }
+
+    /// What [`Self::new`] reserves, at most 2^64 - 1.
+    pub(crate) fn bytes(size: &Dimensions, blocks: u32, block_tokens: u32) -> u64 {
+        let per_token = (2 * size.layers * size.kv_heads * size.head_dim * size_of::<f32>()) as u64;
+        (u64::from(blocks) * u64::from(block_tokens)).saturating_mul(per_token)
     }
 
     pub(crate) fn layers_mut(&mut self) -> &mut [KvLayer] {
@@ -90,12 +97,4 @@ impl KvLayer {
     fn start(&self, block: u32, head: usize) -> usize {
         (block as usize * self.heads + head) * self.head_dim * self.block_tokens
     }
-}
-
-/// Written once, so that the memory is there when a step wants it; `None` where it is not.
-fn reserve(length: usize) -> Option<Vec<f32>> {
-    let mut pool = Vec::new();
-    pool.try_reserve_exact(length).ok()?;
-    pool.resize(length, 0.0);
-    Some(pool)
 }

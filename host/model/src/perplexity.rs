@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use sluice_core::{Batch, BlockId, RequestId, Row, SamplingParams, TokenSource};
 
-use crate::kv::{KvCache, KvTooLarge};
+use crate::kv::KvCache;
+use crate::memory::NoMemory;
 use crate::model::Model;
 use crate::sampling::log_sum_exp;
 use crate::scratch::Scratch;
@@ -37,7 +38,9 @@ pub struct Scorer {
 /// Why a text has no perplexity.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ScoreError {
-    #[error("the model's scores after token {position} are not numbers: the weights are damaged, or a format overflowed")]
+    #[error(
+        "the model's scores after token {position} are not numbers: the weights are damaged, or a format overflowed"
+    )]
     NotANumber { position: usize },
     #[error("token {token} at {position} is not in the vocabulary of {vocab}: the tokenizer is another model's")]
     Token { token: u32, position: usize, vocab: u32 },
@@ -51,7 +54,7 @@ impl Perplexity {
 
 impl Scorer {
     /// `window` is bounded by the model's length.
-    pub fn new(model: Arc<dyn Model>, window: u32) -> Result<Self, KvTooLarge> {
+    pub fn new(model: Arc<dyn Model>, window: u32) -> Result<Self, NoMemory> {
         let info = model.info();
         let size = info.dimensions;
         let window = window.clamp(2, info.max_model_len.max(2));
@@ -65,7 +68,7 @@ impl Scorer {
             window: window as usize,
             model_limits: ModelLimits { vocab: size.vocab as u32, max_model_len: info.max_model_len },
             cache: KvCache::new(&size, limits.blocks, limits.block_tokens)?,
-            scratch: Scratch::new(&size, CHUNK as usize, CHUNK as usize),
+            scratch: Scratch::new(&size, CHUNK, CHUNK)?,
             step: Step::new(&limits),
             limits,
             model,

@@ -35,8 +35,8 @@ pub struct ServerConfig {
 pub struct ModelConfig {
     pub source: ModelSource,
     pub served_name: ServedName,
-    /// The model's own length bounds it too.
-    pub max_model_len: u32,
+    /// The model's own length bounds it too. Without it, so does what fits in memory.
+    pub max_model_len: Option<u32>,
     pub load: LoadOptions,
 }
 
@@ -85,7 +85,11 @@ pub enum LogFormat {
     Json,
 }
 
+/// At most; so are the others. Far more than any machine computes at once: they bound what a slip of the hand reserves.
 const REPLICAS: u32 = 64;
+const SEQUENCES: u32 = 1 << 14;
+const BATCHED_TOKENS: u32 = 1 << 20;
+const BLOCK_TOKENS: u32 = 1 << 12;
 
 impl ModelSource {
     pub(crate) fn typed(source: Option<String>) -> Self {
@@ -123,8 +127,7 @@ fn server_config(typed: &ServerSection) -> Result<ServerConfig, ConfigError> {
 }
 
 fn model_config(typed: ModelSection) -> Result<ModelConfig, ConfigError> {
-    let max_model_len = typed.max_model_len.unwrap_or(u32::MAX);
-    if max_model_len < 2 {
+    if typed.max_model_len.is_some_and(|length| length < 2) {
         return Err(ConfigError::new("model.max_model_len", "must hold a token of the prompt and one of the answer"));
     }
     let format = match typed.load_format.as_deref() {
@@ -138,7 +141,7 @@ fn model_config(typed: ModelSection) -> Result<ModelConfig, ConfigError> {
     Ok(ModelConfig {
         source: ModelSource::typed(typed.source),
         served_name: typed.served_name.map_or(ServedName::OfTheModel, ServedName::Given),
-        max_model_len,
+        max_model_len: typed.max_model_len,
         load: LoadOptions {
             format,
             dtype: choice("model.dtype", typed.dtype.as_deref())?,
@@ -168,9 +171,10 @@ fn engine_config(typed: &EngineSection) -> Result<EngineConfig, ConfigError> {
     at_least_one("engine.block_size", u64::from(config.block_tokens))?;
     at_least_one("engine.max_queued_requests", u64::from(config.max_queued_requests))?;
     at_least_one("engine.max_queued_tokens", config.max_queued_tokens)?;
-    if config.replicas > REPLICAS {
-        return Err(ConfigError::new("engine.replicas", format!("at most {REPLICAS} run in one process")));
-    }
+    at_most("engine.replicas", config.replicas, REPLICAS)?;
+    at_most("engine.max_num_seqs", config.max_sequences, SEQUENCES)?;
+    at_most("engine.max_num_batched_tokens", config.max_batched_tokens, BATCHED_TOKENS)?;
+    at_most("engine.block_size", config.block_tokens, BLOCK_TOKENS)?;
     if config.max_batched_tokens < config.max_sequences {
         let problem = format!(
             "{} tokens a step leave none for some of {} sequences: raise it, or lower max_num_seqs",
@@ -221,4 +225,8 @@ fn log_config(typed: LogSection) -> Result<(LogFormat, String), ConfigError> {
 
 fn at_least_one(key: &str, value: u64) -> Result<(), ConfigError> {
     if value == 0 { Err(ConfigError::new(key, "must be at least 1")) } else { Ok(()) }
+}
+
+fn at_most(key: &str, value: u32, limit: u32) -> Result<(), ConfigError> {
+    if value > limit { Err(ConfigError::new(key, format!("is {value}, at most {limit} are possible"))) } else { Ok(()) }
 }

@@ -58,7 +58,13 @@ fn an_unknown_key_suggests_the_nearest() {
 fn what_makes_no_sense_is_refused() {
     let cases = [
         ("[engine]\nreplicas = 0", "engine.replicas: must be at least 1"),
-        ("[engine]\nreplicas = 65", "engine.replicas: at most 64"),
+        ("[engine]\nreplicas = 65", "engine.replicas: is 65, at most 64"),
+        ("[engine]\nmax_num_seqs = 4294967295", "engine.max_num_seqs: is 4294967295, at most 16384"),
+        (
+            "[engine]\nmax_num_batched_tokens = 4294967295",
+            "engine.max_num_batched_tokens: is 4294967295, at most 1048576",
+        ),
+        ("[engine]\nblock_size = 4294967295", "engine.block_size: is 4294967295, at most 4096"),
         ("[engine]\nmax_num_seqs = 64\nmax_num_batched_tokens = 32", "engine.max_num_batched_tokens"),
         ("[model]\nmax_model_len = 1", "model.max_model_len"),
         ("[model]\nload_format = \"gguf\"", "unknown format `gguf`"),

@@ -53,7 +53,7 @@ impl Runner {
         let size = model.info().dimensions;
         Self {
             cache: KvCache::new(&size, blocks, block_tokens).unwrap(),
-            scratch: Scratch::new(&size, max_tokens as usize, 16),
+            scratch: Scratch::new(&size, max_tokens, 16).unwrap(),
             step: Step::new(&limits),
             limits,
             model,
