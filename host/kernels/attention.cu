@@ -1,0 +1,7 @@
+// Launch: grid (splits, kv_heads, batch), 128, 192 or 384 threads, 4160 bytes of dynamic shared memory per warp.
+// The 12-warp kernel covers a whole context without splitting it over blocks, which is faster while
+// batch x kv_heads blocks do not fill the chip and the context is short.
+#include "attention.cuh"
+extern "C" __global__ void __launch_bounds__(128, 3) decode_attention(const __grid_constant__ AttentionArgs a) { Attention<4>::run(a); }
+extern "C" __global__ void __launch_bounds__(192, 2) decode_attention_6(const __grid_constant__ AttentionArgs a) { Attention<6>::run(a); }
+extern "C" __global__ void __launch_bounds__(384, 1) decode_attention_12(const __grid_constant__ AttentionArgs a) { Attention<12>::run(a); }

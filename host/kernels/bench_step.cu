@@ -1,0 +1,196 @@
+// Checks attention and the fused kernels; times attention, cuBLASLt, and a whole simulated decode step.
+#include "product_rows.cu"
+#include "product_wide.cu"
+#include "attention.cu"
+#include "fused.cu"
+#include "harness.h"
+#include <map>
+
+static __global__ void fill_random(uint32_t* p, size_t n, uint32_t seed, uint32_t mask, uint32_t add) {
+  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    uint32_t h = (uint32_t)i * 0x9E3779B1u ^ seed ^ (uint32_t)(i >> 32) * 0x85EBCA77u; h ^= h >> 16; h *= 0x7feb352du; h ^= h >> 15; h *= 0x846ca68bu; h ^= h >> 16; p[i] = (h & mask) + add;
+  }
+}
+static uint32_t g_seed = 1;
+template <class T> T* random_dev(size_t bytes, uint32_t mask = 0xbfffbfffu, uint32_t add = 0) {
+  uint32_t* p = dev_alloc<uint32_t>((bytes + 3) / 4); fill_random<<<2048, 256, 0, g_stream>>>(p, (bytes + 3) / 4, g_seed++ * 77u, mask, add); return (T*)p;
+}
+struct Kernel { const void* f; int threads, smem, group; };
+static std::map<std::string, Kernel> g_k;
+static void register_kernels() {
+#define PRODUCT(name, W, NT, KPW, WARPS, AHEAD, EPI, BLOCKS) { using P = RowProduct<W, NT, KPW, WARPS, AHEAD, EPI>; g_k[#name] = {(const void*)name, P::kThreads, P::kSharedBytes, 0}; }
+#include "product_rows_variants.h"
+#undef PRODUCT
+#define WIDE(name, W, NT, WGS, AHEAD, STAGES, EPI) { using P = WideProduct<W, NT, WGS, AHEAD, STAGES, EPI>; static_assert(P::kSharedBytes <= 232448, #name); g_k[#name] = {(const void*)name, P::kThreads, P::kSharedBytes, P::kTilesPerGroup}; }
+#include "product_wide_variants.h"
+#undef WIDE
+  for (auto& k : g_k) CK(cudaFuncSetAttribute(k.second.f, cudaFuncAttributeMaxDynamicSharedMemorySize, k.second.smem));
+}
+static double rel(const std::vector<double>& ref, const std::function<double(size_t)>& got) {
+  double n = 0, d = 0; for (size_t i = 0; i < ref.size(); i++) { double g = got(i); n += (g - ref[i]) * (g - ref[i]); d += ref[i] * ref[i]; } return std::sqrt(n / d);
+}
+static void report(const char* what, double err, double limit) { printf("%s %-44s err %.2e\n", err < limit ? "ok  " : "FAIL", what, err); }
+static std::vector<uint16_t> random_host(size_t n, float sd, std::mt19937& r) { std::normal_distribution<float> d(0, sd); std::vector<uint16_t> v(n); for (auto& e : v) e = f2bf(d(r)); return v; }
+
+static void run_attention(const AttentionArgs& a, int B, int kv, int warps, bool pdl) { launch(warps == 12 ? (const void*)decode_attention_12 : warps == 6 ? (const void*)decode_attention_6 : (const void*)decode_attention, dim3(a.splits, kv, B), 32 * warps, warps * 4160, a, pdl); }
+static float* g_part; static unsigned* g_arr;
+static void check_attention(int heads, int kv, std::vector<int> len, int splits, bool wide, int warps = 4) {
+  std::mt19937 r(heads * 131 + splits); int B = len.size(), stride = 0; for (int l : len) stride = std::max(stride, (l + 15) / 16 + 1);
+  int blocks = B * stride; std::vector<int> perm(blocks), tab(B * stride); for (int i = 0; i < blocks; i++) perm[i] = i; std::shuffle(perm.begin(), perm.end(), r); tab = perm;
+  auto q = random_host((size_t)B * heads * 128, 1, r), k = random_host((size_t)blocks * kv * 2048, 1, r), v = random_host((size_t)blocks * kv * 2048, 1, r);
+  for (int b = 0; b < B; b++) for (int t = len[b]; t < stride * 16; t++) for (int h = 0; h < kv; h++) for (int d = 0; d < 128; d++) { size_t at = (((size_t)tab[b * stride + t / 16] * kv + h) * 16 + t % 16) * 128 + d; k[at] = v[at] = 0x7fc0; }  // NaN past the end
+  int rows = (B + 7) / 8 * 8; AttentionArgs a = {}; a.q = (bf16*)upload(q); a.k_cache = (bf16*)upload(k); a.v_cache = (bf16*)upload(v); a.tables = upload(tab); a.lengths = upload(len);
+  uint16_t* out = dev_alloc<uint16_t>((size_t)rows * heads * 128); CK(cudaMemset(out, 0xff, (size_t)rows * heads * 256)); a.out = (bf16*)out; a.partial = g_part; a.arrivals = g_arr; a.heads = heads; a.kv_heads = kv; a.table_stride = stride; a.splits = splits;
+  a.wide = wide; a.out_row = wide ? 8 : heads * 128; a.out_oct = wide ? 8 * rows : 8; a.scale = 1.4426950408889634f / std::sqrt(128.f);
+  run_attention(a, B, kv, warps, false); CK(cudaStreamSynchronize(g_stream)); CK(cudaGetLastError());
+  auto o = download(out, (size_t)rows * heads * 128); std::vector<double> ref((size_t)B * heads * 128);
+  parallel_for(B * heads, [&](int i) { int b = i / heads, h = i % heads, g = heads / kv; std::vector<double> s(len[b]); double m = -1e300, z = 0;
+    auto at = [&](int t) { return (((size_t)tab[b * stride + t / 16] * kv + h / g) * 16 + t % 16) * 128; };
+    for (int t = 0; t < len[b]; t++) { double x = 0; for (int d = 0; d < 128; d++) x += (double)bf2f(q[(size_t)i * 128 + d]) * bf2f(k[at(t) + d]); s[t] = x / std::sqrt(128.0); m = std::max(m, s[t]); }
+    for (auto& x : s) { x = std::exp(x - m); z += x; }
+    for (int d = 0; d < 128; d++) { double x = 0; for (int t = 0; t < len[b]; t++) x += s[t] * bf2f(v[at(t) + d]); ref[(size_t)i * 128 + d] = len[b] ? x / z : 0; } });
+  double e = rel(ref, [&](size_t i) { int b = i / (heads * 128), c = i % (heads * 128); if (wide) c = wide_index(c); return bf2f(o[(size_t)b * a.out_row + (size_t)(c / 8) * a.out_oct + c % 8]); });
+  char name[99]; snprintf(name, 99, "attention heads %d/%d batch %d splits %d warps %d%s", heads, kv, B, splits, warps, wide ? " wide" : ""); report(name, e, 5e-3);
+  for (void* p : {(void*)a.q, (void*)a.k_cache, (void*)a.v_cache, (void*)a.tables, (void*)a.lengths, (void*)out}) cudaFree(p);
+}
+static void check_fused() {
+  std::mt19937 r(5); const int B = 16, n = 5120, S = 2;
+  for (int mode = 0; mode < 3; mode++) {  // nothing to add, bf16 delta, f32 parts
+    auto h = random_host((size_t)B * n, 2, r), d = random_host((size_t)B * n, 2, r), w = random_host(n, 1, r); std::vector<float> parts((size_t)S * B * n); std::normal_distribution<float> nd; for (auto& e : parts) e = nd(r);
+    bool wide = mode != 1; NormArgs a = {}; a.hidden = (bf16*)upload(h); a.delta = mode == 1 ? (bf16*)upload(d) : nullptr; a.parts = mode == 2 ? upload(parts) : nullptr; a.weight = (bf16*)upload(w);
+    uint16_t* out = dev_alloc<uint16_t>((size_t)B * n); CK(cudaMemset(out, 0xff, (size_t)B * n * 2)); a.out = (bf16*)out; a.n = n; a.splits = S; a.split_stride = B * n; a.out_row = wide ? 8 : n; a.out_oct = wide ? 8 * B : 8; a.wide = wide; a.eps = 1e-6f;
+    launch((const void*)add_rms_norm, B, n / 8, 0, a, false); CK(cudaStreamSynchronize(g_stream)); CK(cudaGetLastError());
+    auto o = download(out, (size_t)B * n); auto hid = download((uint16_t*)a.hidden, (size_t)B * n); std::vector<double> ref((size_t)B * n), hr((size_t)B * n);
+    for (int b = 0; b < B; b++) { double ss = 0; for (int i = 0; i < n; i++) { size_t at = (size_t)b * n + i; double x = bf2f(h[at]) + (mode == 1 ? bf2f(d[at]) : mode == 2 ? parts[at] + parts[(size_t)B * n + at] : 0); hr[at] = x; ss += x * x; } for (int i = 0; i < n; i++) ref[(size_t)b * n + i] = hr[(size_t)b * n + i] / std::sqrt(ss / n + 1e-6) * bf2f(w[i]); }
+    double e = rel(ref, [&](size_t i) { int b = i / n, c = i % n; if (wide) c = wide_index(c); return bf2f(o[(size_t)b * a.out_row + (size_t)(c / 8) * a.out_oct + c % 8]); }) + rel(hr, [&](size_t i) { return bf2f(hid[i]); });
+    char nm[64]; snprintf(nm, 64, "add_rms_norm mode %d", mode); report(nm, e, 1e-2);
+  }
+  for (int mode = 0; mode < 2; mode++) {  // bias (Qwen2.5), norm (Qwen3) with parts
+    const int H = 40, KV = 8, all = 56, blocks = 64; auto x = random_host((size_t)B * all * 128, 2, r), bias = random_host(all * 128, 1, r), qn = random_host(128, 1, r), kn = random_host(128, 1, r);
+    std::vector<float> parts(2 * x.size()); std::normal_distribution<float> nd; for (auto& e : parts) e = nd(r); std::vector<float> cs(1024 * 128); for (int p = 0; p < 1024; p++) for (int i = 0; i < 64; i++) { double th = p * std::pow(1e6, -i / 64.0); cs[(p * 64 + i) * 2] = cos(th); cs[(p * 64 + i) * 2 + 1] = sin(th); }
+    std::vector<int> pos(B), slot(B); for (int b = 0; b < B; b++) { pos[b] = r() % 1024; slot[b] = b == 3 ? -1 : (b * 4 + 1) * 16 + r() % 16; }
+    RopeArgs a = {}; a.qkv = (bf16*)upload(x); a.parts = mode ? upload(parts) : nullptr; a.bias = mode ? nullptr : (bf16*)upload(bias); a.q_norm = mode ? (bf16*)upload(qn) : nullptr; a.k_norm = mode ? (bf16*)upload(kn) : nullptr; a.cos_sin = (float2*)upload(cs); a.positions = upload(pos); a.slots = upload(slot);
+    uint16_t *q = dev_alloc<uint16_t>((size_t)B * H * 128), *kc = dev_alloc<uint16_t>((size_t)blocks * KV * 2048), *vc = dev_alloc<uint16_t>((size_t)blocks * KV * 2048); CK(cudaMemset(kc, 0xff, (size_t)blocks * KV * 4096)); CK(cudaMemset(vc, 0xff, (size_t)blocks * KV * 4096));
+    a.q = (bf16*)q; a.k_cache = (bf16*)kc; a.v_cache = (bf16*)vc; a.heads = H; a.kv_heads = KV; a.splits = 2; a.split_stride = x.size(); a.eps = 1e-6f;
+    launch((const void*)rope_kv, dim3(14, B), 128, 0, a, false); CK(cudaStreamSynchronize(g_stream)); CK(cudaGetLastError());
+    auto qo = download(q, (size_t)B * H * 128); auto ko = download(kc, (size_t)blocks * KV * 2048), vo = download(vc, (size_t)blocks * KV * 2048); std::vector<double> ref, got; size_t written = 0; for (auto e : ko) written += e != 0xffff;
+    for (int b = 0; b < B; b++) for (int h = 0; h < all; h++) { double v[128], ss = 0; for (int i = 0; i < 128; i++) { size_t at = ((size_t)b * all + h) * 128 + i; v[i] = mode ? parts[at] + parts[x.size() + at] : bf2f(x[at]) + bf2f(bias[h * 128 + i]); ss += v[i] * v[i]; }
+      bool isq = h < H, isv = h >= H + KV; if (mode && !isv) for (int i = 0; i < 128; i++) v[i] *= bf2f((isq ? qn : kn)[i]) / std::sqrt(ss / 128 + 1e-6);
+      double o[128]; for (int i = 0; i < 64; i++) { double c = cs[(pos[b] * 64 + i) * 2], s = cs[(pos[b] * 64 + i) * 2 + 1]; o[i] = isv ? v[i] : v[i] * c - v[i + 64] * s; o[i + 64] = isv ? v[i + 64] : v[i + 64] * c + v[i] * s; }
+      for (int i = 0; i < 128; i++) { if (!isq && slot[b] < 0) continue; ref.push_back(o[i]); got.push_back(isq ? bf2f(qo[((size_t)b * H + h) * 128 + i]) : bf2f((isv ? vo : ko)[(((size_t)(slot[b] >> 4) * KV + (isv ? h - H - KV : h - H)) * 16 + (slot[b] & 15)) * 128 + i])); } }
+    report(mode ? "rope_kv norm, parts" : "rope_kv bias", rel(ref, [&](size_t i) { return got[i]; }) + (written != (size_t)15 * KV * 128), 1e-2);
+  }
+  { const int n = 13824; auto x = random_host((size_t)B * 2 * n, 2, r); for (int wide = 0; wide < 2; wide++) { SiluArgs a = {}; a.gate_up = (bf16*)upload(x); uint16_t* o = dev_alloc<uint16_t>((size_t)B * n); CK(cudaMemset(o, 0xff, (size_t)B * n * 2)); a.out = (bf16*)o; a.rows = B; a.n = n; a.wide = wide; a.out_row = wide ? 8 : n; a.out_oct = wide ? 8 * B : 8;
+    launch((const void*)silu_mul, (B * n / 8 + 255) / 256, 256, 0, a, false); CK(cudaStreamSynchronize(g_stream)); auto y = download(o, (size_t)B * n); std::vector<double> ref((size_t)B * n); for (size_t i = 0; i < ref.size(); i++) { size_t b = i / n, c = i % n; double g = bf2f(x[b * 2 * n + c / 8 * 16 + c % 8]), u = bf2f(x[b * 2 * n + c / 8 * 16 + 8 + c % 8]); ref[i] = g / (1 + exp(-g)) * u; }
+    report(wide ? "silu_mul wide" : "silu_mul", rel(ref, [&](size_t i) { int b = i / n, c = i % n; if (wide) c = wide_index(c); return bf2f(y[(size_t)b * a.out_row + (size_t)(c / 8) * a.out_oct + c % 8]); }), 5e-3); } }
+  { const int N = 256, K = 1024; std::vector<uint8_t> c((size_t)N * K / 2), p(c.size()); for (auto& e : c) e = r(); std::vector<float> am(N * K / 64); std::uniform_real_distribution<float> u(0.01, 0.1); for (auto& e : am) e = u(r); repack_nf4(c.data(), p.data(), N, K); std::vector<uint16_t> sc(am.size()); repack_absmax(am.data(), sc.data(), N, K, 64.f, f2h);
+    DequantArgs a = {}; a.codes = (uint4*)upload(p); a.scales = (uint32_t*)upload(sc); uint16_t* o = dev_alloc<uint16_t>(N * K); CK(cudaMemset(o, 0xff, N * K * 2)); a.out = (bf16*)o; a.n = N; a.k = K; a.factor = 1 / 64.f; launch((const void*)dequant_nf4, 132, 256, 0, a, false); CK(cudaStreamSynchronize(g_stream)); auto y = download(o, N * K);
+    std::vector<double> ref(N * K); for (int i = 0; i < N * K; i++) ref[i] = (double)kNf4[(i & 1) ? c[i / 2] & 15 : c[i / 2] >> 4] * am[i / 64]; report("dequant_nf4", rel(ref, [&](size_t i) { return bf2f(y[i]); }), 3e-3); }
+  { const int N = 152064; auto x = random_host((size_t)4 * N, 2, r); ArgmaxArgs a = {}; a.logits = (bf16*)upload(x); a.best = dev_alloc<unsigned long long>(4); CK(cudaMemset(a.best, 0, 32)); a.rows = 4; a.n = N; launch((const void*)argmax_rows, dim3(16, 4), 256, 0, a, false); CK(cudaStreamSynchronize(g_stream)); auto y = download(a.best, 4); int bad = 0;
+    for (int b = 0; b < 4; b++) { int m = 0; for (int i = 1; i < N; i++) if (bf2f(x[(size_t)b * N + i]) > bf2f(x[(size_t)b * N + m])) m = i; bad += m != (int)~(uint32_t)y[b]; } report("argmax_rows", bad, 0.5); }
+}
+
+// ---- the step -----------------------------------------------------------------------------------
+static const int D = 5120, FF = 13824, H = 40, KV = 8, QKV = 7168, LAYERS = 48, VOCAB = 152064;
+struct Matrix { void* w; void* s; int n, k; };
+enum Fmt { NF4, INT8, BF16 };
+static const char* fmt_name[] = {"nf4", "int8", "bf16"};
+struct Model { Fmt f; std::vector<Matrix> m; Matrix head; bf16* norm; bf16* bias; };
+static Matrix make(Fmt f, int n, int k) {
+  size_t e = (size_t)n * k;
+  if (f == NF4) return {random_dev<void>(e / 2, ~0u), random_dev<void>(e / 32, 0x03ff03ffu, 0x30003000u), n, k};
+  if (f == INT8) { Matrix m{random_dev<void>(e, ~0u), nullptr, n, k}; m.s = random_dev<void>(n * 4, 0x007fffffu, 0x38000000u); return m; }
+  return {random_dev<void>(e * 2), nullptr, n, k};
+}
+static Model make_model(Fmt f) {
+  Model m; m.f = f; for (int l = 0; l < LAYERS; l++) { m.m.push_back(make(f, QKV, D)); m.m.push_back(make(f, D, D)); m.m.push_back(make(f, 2 * FF, D)); m.m.push_back(make(f, D, FF)); }
+  m.head = make(BF16, VOCAB, D); m.norm = random_dev<bf16>(D * 2, 0x007f007f, 0x3f803f80); m.bias = random_dev<bf16>(QKV * 2); CK(cudaDeviceSynchronize()); return m;
+}
+static void free_model(Model& m) { for (auto& x : m.m) { cudaFree(x.w); if (x.s) cudaFree(x.s); } cudaFree(m.head.w); cudaFree(m.norm); cudaFree(m.bias); }
+struct Buffers { bf16 *hidden, *x, *qkv, *q, *att, *gu, *act, *logits; float* parts; float4* partial; unsigned *arr, *att_arr; float* att_part; float2* cs; int *pos, *slots, *lens, *tables; bf16 *kc, *vc; unsigned long long* best; int stride; size_t layer_kv; };
+static Buffers make_buffers(int B, int ctx) {
+  Buffers b; size_t R = std::max(B, 8); b.hidden = random_dev<bf16>(R * D * 2); b.x = random_dev<bf16>(R * D * 2); b.qkv = random_dev<bf16>(R * QKV * 2); b.q = random_dev<bf16>(R * D * 2); b.att = random_dev<bf16>(R * D * 2); b.gu = random_dev<bf16>(R * 2 * FF * 2); b.act = random_dev<bf16>(R * FF * 2); b.logits = random_dev<bf16>(R * VOCAB * 2);
+  b.parts = random_dev<float>(R * 4 * QKV * 4); b.partial = dev_alloc<float4>(64 << 20 >> 4); b.arr = dev_alloc<unsigned>(1 << 16); CK(cudaMemset(b.arr, 0, 4 << 16)); b.att_arr = dev_alloc<unsigned>(1 << 14); CK(cudaMemset(b.att_arr, 0, 4 << 14)); b.att_part = dev_alloc<float>((size_t)B * KV * 32 * 8 * 130); b.cs = random_dev<float2>(8192 * 64 * 8, 0x007fffff, 0x3f000000);
+  b.stride = (ctx + 15) / 16; int blocks = B * b.stride; std::vector<int> t(blocks), p(B, ctx - 1), s(B), l(B, ctx); for (int i = 0; i < blocks; i++) t[i] = i; std::mt19937 r(1); std::shuffle(t.begin(), t.end(), r); for (int i = 0; i < B; i++) s[i] = t[i * b.stride + (ctx - 1) / 16] * 16 + (ctx - 1) % 16;
+  b.tables = upload(t); b.pos = upload(p); b.slots = upload(s); b.lens = upload(l); b.layer_kv = (size_t)blocks * KV * 2048; b.kc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.vc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.best = dev_alloc<unsigned long long>(R); CK(cudaDeviceSynchronize()); return b;
+}
+static void free_buffers(Buffers& b) { for (void* p : {(void*)b.hidden, (void*)b.x, (void*)b.qkv, (void*)b.q, (void*)b.att, (void*)b.gu, (void*)b.act, (void*)b.logits, (void*)b.parts, (void*)b.partial, (void*)b.arr, (void*)b.att_arr, (void*)b.att_part, (void*)b.cs, (void*)b.tables, (void*)b.pos, (void*)b.slots, (void*)b.lens, (void*)b.kc, (void*)b.vc, (void*)b.best}) cudaFree(p); }
+static int attention_splits(int B, int kv, int pages) { return std::max(1, std::min({(3 * g_sms + B * kv - 1) / (B * kv), (pages + 3) / 4, 32})); }
+static LtGemm* g_lt; static std::map<std::tuple<int, int, int>, LtGemm::Plan> g_plans;
+static void lt(int m, const Matrix& w, const bf16* x, bf16* y) { auto key = std::make_tuple(m, w.n, w.k); auto it = g_plans.find(key); if (it == g_plans.end()) { printf("no plan\n"); exit(1); } g_lt->run(it->second, x, w.w, y); }
+static void plan(int m) { for (auto nk : {std::make_pair(QKV, D), {D, D}, {2 * FF, D}, {D, FF}, {VOCAB, D}}) { auto key = std::make_tuple(m, nk.first, nk.second); if (!g_plans.count(key)) g_plans[key] = g_lt->plan(m, nk.first, nk.second); } }
+
+static bool g_silu8 = true; static int g_wgs = 4;
+struct Parts { bool products = true, attention = true, small = true, head = true, pdl = true; };
+static void step(const Model& M, const Buffers& b, int B, int ctx, Parts on) {
+  const std::string five = M.f == NF4 && g_wgs == 5 && (B == 16 || B == 32) ? "_5" : "";
+  const bool rows = B <= 8, library = M.f == BF16 && !rows, wide = !rows && !library; const std::string f = fmt_name[M.f], ws = std::to_string(B); const bool pdl = on.pdl && B < 128;  // the wide products of 128 rows are faster one after the other
+  auto product = [&](const std::string& name, const Matrix& w, const bf16* x, bf16* y, int splits, bool wide_out) {
+    if (!on.products) return;
+    const Kernel& k = g_k.at(name); ProductArgs a = {}; a.weights = w.w; a.scales = w.s; a.x = x; a.y = y; a.partial = b.partial; a.arrivals = b.arr; a.m = B; a.n = w.n; a.k = w.k; a.alpha = 0.02f; a.splits = splits; a.y_f32 = b.parts; a.split_stride = B * w.n;
+    a.x_row = wide ? 8 : w.k; a.x_oct = wide ? 8 * B : 8; const int ny = name.find("silu") != std::string::npos ? w.n / 2 : w.n; a.y_row = wide_out ? 8 : ny; a.y_oct = wide_out ? 8 * B : 8; a.y_wide = wide_out;
+    launch(k.f, name.find("k5w8a1") != std::string::npos ? 2 * g_sms : g_sms, k.threads, k.smem, a, pdl);
+  };
+  auto norm = [&](const bf16* delta, const float* parts, int splits, bf16* out, bool w) { if (!on.small) return; NormArgs a = {}; a.hidden = b.hidden; a.delta = delta; a.parts = parts; a.weight = M.norm; a.out = out; a.n = D; a.splits = splits; a.split_stride = B * D; a.out_row = w ? 8 : D; a.out_oct = w ? 8 * B : 8; a.wide = w; a.eps = 1e-6f; launch((const void*)add_rms_norm, B, D / 8, 0, a, pdl); };
+  const int qs = rows && M.f != BF16 ? 2 : 1, os = qs, ds = rows && M.f != BF16 ? 2 : 1;
+  if (on.head) CK(cudaMemsetAsync(b.best, 0, B * 8, g_stream));
+  norm(nullptr, nullptr, 1, b.x, wide);
+  for (int l = 0; l < LAYERS; l++) {
+    const Matrix* m = &M.m[l * 4];
+    if (l) norm(ds > 1 ? nullptr : b.att, ds > 1 ? b.parts : nullptr, ds, b.x, wide);
+    const std::string small = f + (M.f == BF16 ? "_m8_k5w16a1" : "_m8_k5w8a1");
+    if (rows) product(small, m[0], b.x, b.qkv, qs, false); else if (library) { if (on.products) lt(B, m[0], b.x, b.qkv); } else product(f + "_wide" + ws + five, m[0], b.x, b.qkv, 1, false);
+    if (on.small) { RopeArgs a = {}; a.qkv = b.qkv; a.parts = qs > 1 ? b.parts : nullptr; a.bias = M.bias; a.cos_sin = b.cs; a.positions = b.pos; a.slots = b.slots; a.q = b.q; a.k_cache = b.kc + l * b.layer_kv; a.v_cache = b.vc + l * b.layer_kv; a.heads = H; a.kv_heads = KV; a.splits = qs; a.split_stride = B * QKV; launch((const void*)rope_kv, dim3(14, B), 128, 0, a, pdl); }
+    if (on.attention) { AttentionArgs a = {}; a.q = b.q; a.k_cache = b.kc + l * b.layer_kv; a.v_cache = b.vc + l * b.layer_kv; a.tables = b.tables; a.lengths = b.lens; a.out = b.att; a.partial = b.att_part; a.arrivals = b.att_arr; a.heads = H; a.kv_heads = KV; a.table_stride = b.stride; a.splits = attention_splits(B, KV, b.stride); a.wide = wide; a.out_row = wide ? 8 : D; a.out_oct = wide ? 8 * B : 8; a.scale = 1.4426950408889634f / std::sqrt(128.f); const int warps = B <= 16 ? 12 : B <= 64 ? 6 : 4; if (B <= 2) a.splits = std::min(8, (b.stride + 3) / 4); else if (ctx <= 1024 || B >= 32) a.splits = 1; run_attention(a, B, KV, warps, pdl); }
+    if (rows) product(small, m[1], b.att, b.qkv, os, false); else if (library) { if (on.products) lt(B, m[1], b.att, b.qkv); } else product(f + (B == 128 && M.f == NF4 ? "_wide128_2" : "_wide" + ws + five), m[1], b.att, b.qkv, 1, false);
+    norm(os > 1 ? nullptr : b.qkv, os > 1 ? b.parts : nullptr, os, b.x, wide);
+    if (rows) product(M.f == NF4 && g_silu8 ? "nf4_m8_silu_k5w8a1" : f + "_m8_silu", m[2], b.x, b.act, 1, false);
+    else if (library) { if (on.products) lt(B, m[2], b.x, b.gu); if (on.small) { SiluArgs a = {}; a.gate_up = b.gu; a.out = b.act; a.rows = B; a.n = FF; a.out_row = FF; a.out_oct = 8; launch((const void*)silu_mul, (int)(((size_t)B * FF / 8 + 255) / 256), 256, 0, a, pdl); } }
+    else product(f + "_wide" + ws + five + "_silu", m[2], b.x, b.act, 1, true);
+    if (rows) product(M.f == BF16 ? "bf16_m8_k5w16a1" : f + (M.f == NF4 ? "_m8_k9w12a2" : "_m8_k9w12a1"), m[3], b.act, b.att, ds, false); else if (library) { if (on.products) lt(B, m[3], b.act, b.att); } else product(f + (B == 128 && M.f == NF4 ? "_wide128_2" : "_wide" + ws + five), m[3], b.act, b.att, 1, false);
+  }
+  norm(ds > 1 ? nullptr : b.att, ds > 1 ? b.parts : nullptr, ds, b.x, false);
+  if (on.head) {
+    if (rows) { const bool keep = on.products; on.products = true; product("bf16_m8_k5w16a1", M.head, b.x, b.logits, 1, false); on.products = keep; } else lt(B, M.head, b.x, b.logits);
+    ArgmaxArgs a = {}; a.logits = b.logits; a.best = b.best; a.rows = B; a.n = VOCAB; launch((const void*)argmax_rows, dim3(B >= 32 ? 4 : 19, B), 256, 0, a, pdl);
+  }
+}
+
+int main(int argc, char** argv) {
+  std::string what = argc > 1 ? argv[1] : "all"; auto has = [&](const char* s) { return what == "all" || what.find(s) != std::string::npos; };
+  cudaDeviceProp p; CK(cudaGetDeviceProperties(&p, 0)); g_sms = p.multiProcessorCount; CK(cudaStreamCreate(&g_stream)); register_kernels(); CK(cudaFuncSetAttribute((const void*)decode_attention_12, cudaFuncAttributeMaxDynamicSharedMemorySize, 12 * 4160)); g_lt = new LtGemm;
+  g_part = dev_alloc<float>((size_t)64 << 20); g_arr = dev_alloc<unsigned>(1 << 16); CK(cudaMemset(g_arr, 0, 4 << 16));
+  if (has("check")) {
+    for (bool w : {false, true}) { check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 1, w); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 3, w); }
+    check_attention(40, 8, {5000}, 13, false); check_attention(40, 40, {100, 700}, 2, false); check_attention(8, 8, {31}, 1, false); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 2, true, 6); check_attention(40, 40, {100, 700}, 1, false, 6); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 1, true, 12); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 2, false, 12); check_fused();
+  }
+  if (has("attention")) {
+    printf("attention (with combine, dependent launch), us and share of 4.33 TB/s: batch x context\n");
+    for (int ctx : {512, 4096}) for (int B : {1, 8, 32, 128, 256}) {
+      Buffers b = {}; int stride = ctx / 16; int L = std::max<int>(2, std::min<size_t>(48, ((size_t)400 << 20) / ((size_t)B * ctx * 4096) + 1)); size_t layer = (size_t)B * stride * KV * 2048; bf16 *kc = random_dev<bf16>(layer * L * 2), *vc = random_dev<bf16>(layer * L * 2), *q = random_dev<bf16>((size_t)B * D * 2), *out = random_dev<bf16>((size_t)B * D * 2);
+      std::vector<int> t(B * stride), l(B, ctx); for (size_t i = 0; i < t.size(); i++) t[i] = i; std::mt19937 r(1); std::shuffle(t.begin(), t.end(), r); int *td = upload(t), *ld = upload(l); double best = 1e30; int bs = 0; std::string all;
+      for (int warps : {4, 6, 12}) for (int mult : {0, 1, 2, 3}) { int s = mult == 0 ? 1 : std::max(1, std::min({(mult * g_sms + B * KV - 1) / (B * KV), (stride + 3) / 4, 32})); 
+        double us = time_graph([&] { for (int i = 0; i < 2 * L; i++) { AttentionArgs a = {}; a.q = q; a.k_cache = kc + layer * (i % L); a.v_cache = vc + layer * (i % L); a.tables = td; a.lengths = ld; a.out = out; a.partial = g_part; a.arrivals = g_arr; a.heads = H; a.kv_heads = KV; a.table_stride = stride; a.splits = s; a.out_row = D; a.out_oct = 8; a.scale = 0.1f; run_attention(a, B, KV, warps, true); } }, 5) / (2 * L);
+        if (us < best) best = us, bs = s * 100 + warps; char tmp[40]; snprintf(tmp, 40, " s%dw%d:%.1f", s, warps, us); all += tmp; }
+      printf("%4d x %-5d %8.1f us (%3.0f%%) splits %d  [%s ]\n", B, ctx, best, 100 * (double)B * ctx * 4096 / best / 4.33e6, bs, all.c_str()); fflush(stdout); for (void* x : {(void*)kc, (void*)vc, (void*)q, (void*)out, (void*)td, (void*)ld}) cudaFree(x);
+    }
+  }
+  if (has("lt")) {
+    printf("cuBLASLt bf16, best of 6 heuristics, us: m | qkv, o, gateup, down | sum x48 ms | head\n");
+    for (int m : {1, 8, 16, 32, 64, 128, 256, 2048, 16384}) { plan(m); double sum = 0; printf("%5d |", m);
+      for (auto nk : {std::make_pair(QKV, D), {D, D}, {2 * FF, D}, {D, FF}, {VOCAB, D}}) { if (nk.first == VOCAB && m > 256) continue; size_t wb = (size_t)nk.first * nk.second * 2; int c = std::max<size_t>(2, ((size_t)300 << 20) / wb); char* w = random_dev<char>(wb * c); bf16 *x = random_dev<bf16>((size_t)m * nk.second * 2), *y = random_dev<bf16>((size_t)m * nk.first * 2); CK(cudaDeviceSynchronize()); int n = m >= 2048 ? 2 : 2 * c;
+        double us = time_graph([&] { for (int i = 0; i < n; i++) g_lt->run(g_plans[std::make_tuple(m, nk.first, nk.second)], x, w + wb * (i % c), y); }, 5) / n; printf(" %8.1f", us); if (nk.first != VOCAB) sum += us; if (nk.second == FF) printf(" | %.2f ms |", sum * .048); cudaFree(w); cudaFree(x); cudaFree(y); }
+      printf("\n"); fflush(stdout); }
+    DequantArgs a = {}; double sum = 0; printf("dequant nf4 to bf16, us (TB/s read + written):"); bf16* o = random_dev<bf16>((size_t)2 * FF * D * 2);
+    for (auto nk : {std::make_pair(QKV, D), {D, D}, {2 * FF, D}, {D, FF}}) { size_t e = (size_t)nk.first * nk.second; int c = ((size_t)200 << 20) / (e / 2) + 1; char* w = random_dev<char>(e / 2 * c, ~0u); uint32_t* s = random_dev<uint32_t>(e / 32, 0x03ff03ffu, 0x30003000u); a.scales = s; a.out = o; a.n = nk.first; a.k = nk.second; a.factor = 1; double us = time_graph([&] { for (int i = 0; i < c; i++) { a.codes = (uint4*)(w + e / 2 * i); launch((const void*)dequant_nf4, g_sms * 8, 256, 0, a, false); } }, 5) / c; printf(" %.1f (%.2f)", us, e * 2.53 / us / 1e6); sum += us; cudaFree(w); cudaFree(s); } printf(" | x48 %.2f ms\n", sum * .048);
+  }
+  if (has("step")) {
+    printf("decode step, 48 layers, context 600, head and argmax included, one CUDA graph, ms: total | without dependent launch | products only, attention only, small only, head only\n");
+    for (Fmt f : {NF4, INT8, BF16}) { if (what.find("onlynf4") != std::string::npos && f != NF4) continue; Model M = make_model(f);
+      for (int B : {1, 2, 4, 8, 16, 32, 64, 128}) { plan(B); Buffers b = make_buffers(B, 600); auto t = [&](Parts on) { return time_graph([&] { step(M, b, B, 600, on); }, 9) / 1e3; };
+        Parts all, nopdl, pr, at, sm, he; nopdl.pdl = false; pr.attention = pr.small = pr.head = false; at.products = at.small = at.head = false; sm.products = sm.attention = sm.head = false; he.products = he.attention = he.small = false;
+        printf("%-5s B=%-4d %6.2f | %6.2f | %6.2f %6.2f %6.2f %6.2f\n", fmt_name[f], B, t(all), t(nopdl), t(pr), t(at), t(sm), t(he)); fflush(stdout); if (f == NF4 && (B <= 8 || B == 16 || B == 32)) { if (B <= 8) g_silu8 = false; else g_wgs = 5; printf("      ... other variants of products: %.2f\n", t(all)); g_silu8 = true; g_wgs = 4; }
+        free_buffers(b); }
+      free_model(M); }
+  }
+}

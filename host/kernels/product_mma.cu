@@ -1,0 +1,9 @@
+// The kernels of product_mma.cuh, by name. Launch: grid = SMs x blocks per SM (persistent).
+#include "product_mma.cuh"
+#define MMA(name, W, NT, R, WR, WK, DEPTH, EPI, BLOCKS)                                                   \
+  extern "C" __global__ void __launch_bounds__(32 * WR * WK, BLOCKS) name(const __grid_constant__ ProductArgs a) { \
+    extern __shared__ __align__(16) unsigned char smem[];                                                  \
+    MmaProduct<W, NT, R, WR, WK, DEPTH, EPI>::run(a, smem);                                                \
+  }
+#include "product_mma_variants.h"
+#undef MMA
