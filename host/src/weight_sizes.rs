@@ -30,8 +30,8 @@ impl WeightSizes {
 
     fn survey(&mut self, weights: &Weights) {
         for tensor in self.blueprint.tensors() {
-            match weights.describe(&tensor.name, &tensor.shape) {
-                Ok(description) => self.found.push((tensor, description.form)),
+            match weights.form(&tensor.name, &tensor.shape) {
+                Ok(form) => self.found.push((tensor, form)),
                 Err(error) => self.wrong.push(error.to_string()),
             }
         }

@@ -29,6 +29,10 @@ pub(crate) fn data(seed: u64, name: &str, shape: &[usize], dtype: Dtype) -> Resu
     let generator = Generator::new(seed, name, shape);
     let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
     let count = count.filter(|count| *count <= LIMIT).ok_or(TensorProblem::TooLarge { limit: LIMIT })?;
+    // Asked for once to hear a refusal, which `vec!` would not survive. The zeros that it asks for then are free.
+    let bytes = form(dtype).bytes(1, count);
+    let room = usize::try_from(bytes).ok().and_then(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).ok());
+    room.ok_or(TensorProblem::NoMemory { bytes })?;
     Ok(narrow(count, dtype, |start, numbers| generator.fill(start, numbers))
         .unwrap_or_else(|_| unreachable!("numbers below 2 fit every form")))
 }

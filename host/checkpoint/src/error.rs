@@ -65,6 +65,8 @@ pub enum TensorProblem {
     Quantized { file: String, found: Form, asked: Quantization },
     #[error("would have more than {limit} random numbers: the configuration is damaged")]
     TooLarge { limit: usize },
+    #[error("would be {bytes} bytes of random numbers, which memory does not hold: choose a narrower dtype")]
+    NoMemory { bytes: u64 },
     #[error("in {file} {problem}: quantise the checkpoint again, or load one that is not quantised")]
     QuantState { file: String, problem: String },
 }

@@ -33,4 +33,4 @@ pub use matrix::{Form, MatrixData, StoredMatrix};
 pub use nf4::{Absmax, NestedAbsmax, Nf4Blocks};
 pub use options::{Dtype, LoadFormat, LoadOptions, OptionError, Quantization};
 pub use progress::{Progress, Silent};
-pub use weights::{TensorDescription, Weights};
+pub use weights::Weights;

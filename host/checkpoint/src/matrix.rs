@@ -52,7 +52,7 @@ impl StoredMatrix<'_> {
         self.data.form()
     }
 
-    /// That the numbers occupy, scales included.
+    /// That the numbers take in a file, scales included.
     pub fn bytes(&self) -> u64 {
         self.form().bytes(self.outputs, self.inputs)
     }
@@ -115,7 +115,8 @@ impl MatrixData<'_> {
 }
 
 impl Form {
-    /// What a matrix of this shape takes in this form.
+    /// What a matrix of this shape takes in a file. In memory an executor may lay it out otherwise, such as with scales
+    /// of NF4 that are no longer quantised.
     pub fn bytes(self, outputs: usize, inputs: usize) -> u64 {
         let (rows, count) = (outputs as u64, outputs as u64 * inputs as u64);
         match self {

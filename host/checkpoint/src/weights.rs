@@ -35,14 +35,6 @@ enum Source {
     },
 }
 
-/// What a tensor is held as in the files.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TensorDescription {
-    pub form: Form,
-    /// That its numbers take, scales included.
-    pub bytes: u64,
-}
-
 /// A tensor as it was found, not yet looked into, and the file that it is in.
 struct Found<'a> {
     data: MatrixData<'a>,
@@ -102,15 +94,14 @@ impl Weights {
         Ok(StoredMatrix { outputs, inputs, data })
     }
 
-    /// What a tensor is held as, by headers alone.
-    pub fn describe(&self, name: &str, shape: &[usize]) -> Result<TensorDescription, LoadError> {
-        let form = match &self.source {
-            Source::Dummy { dtype, .. } => dummy::form(*dtype),
-            stored => stored.find(name, shape)?.data.form(),
-        };
+    /// What a tensor is held as in the files, by headers alone.
+    pub fn form(&self, name: &str, shape: &[usize]) -> Result<Form, LoadError> {
+        // One whose shape is wrong is not also one that nobody asked for.
         self.ask(name);
-        let (inputs, outputs) = shape.split_last().map_or((0, 0), |(last, rest)| (*last, rest.iter().product()));
-        Ok(TensorDescription { form, bytes: form.bytes(outputs, inputs) })
+        match &self.source {
+            Source::Dummy { dtype, .. } => Ok(dummy::form(*dtype)),
+            stored => Ok(stored.find(name, shape)?.data.form()),
+        }
     }
 
     /// Tensors in the files that nobody asked for, by name.

@@ -122,8 +122,7 @@ fn scales_quantise_as_there() {
     let input = made.vector("scales.input", 300).unwrap();
     let offset = made.vector("scales.offset", 1).unwrap()[0];
     let ours = nest_around(&input, offset);
-    let stored = made.describe("scales.codes", &[300]);
-    assert!(stored.is_err(), "codes are no weights");
+    assert!(made.form("scales.codes", &[300]).is_err(), "codes are no weights");
     assert_eq!(&*ours.codes, bytes_of("scales.codes"));
     assert_eq!(bits(&ours.absmax), bits(&made.vector("scales.absmax", 2).unwrap()));
 }
@@ -190,6 +189,7 @@ fn forms_know_what_they_take() {
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!(made.describe(&name, &[ROWS, INPUTS]).unwrap().bytes, held as u64, "{part}");
+        let form = made.form(&name, &[ROWS, INPUTS]).unwrap();
+        assert_eq!(form.bytes(ROWS, INPUTS), held as u64, "{part}");
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn made() -> Tensors {
 pub(super) fn read_all(folder: &Folder, options: LoadOptions) -> Result<(), LoadError> {
     let weights = folder.weights(options)?;
     for name in ["f32.input", "f16.input", "bf16.input", PLAIN, NESTED, INT8] {
-        weights.describe(name, &[5, 150])?;
+        weights.form(name, &[5, 150])?;
         weights.projection(name, 5, 150)?.to_f32();
     }
     weights.vector("scales.input", 300)?;

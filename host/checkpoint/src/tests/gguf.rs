@@ -264,8 +264,8 @@ fn its_tensors_have_the_names_of_hugging_face() {
         let query = weights.projection("model.layers.0.self_attn.q_proj.weight", 64, 32).unwrap();
         assert_eq!((query.form(), query.to_f32()), (Form::F16, vec![2.0; 64 * 32]));
         assert_eq!(weights.unclaimed(), ["model.layers.0.self_attn.k_proj.weight", "rope_freqs.weight"]);
-        let key = weights.describe("model.layers.0.self_attn.k_proj.weight", &[32, 32]).unwrap();
-        assert_eq!((key.form, key.bytes), (Form::Bf16, 2048));
+        let key = weights.form("model.layers.0.self_attn.k_proj.weight", &[32, 32]).unwrap();
+        assert_eq!((key, weights.unclaimed()), (Form::Bf16, vec!["rope_freqs.weight".to_owned()]));
         assert_eq!(weights.parameters(), 128 + 32 + 64 * 32);
     }
 }

@@ -8,7 +8,7 @@ use safetensors::Dtype as FileDtype;
 use serde_json::json;
 
 use super::ALLOCATION;
-use super::allocations::largest;
+use super::allocations::{largest, limited};
 use super::folder::{Folder, Tensors, f32s, serialize};
 use crate::{
     Dtype, EmbeddedFiles, Form, LoadFormat, LoadOptions, MatrixData, ModelFiles, Progress, Quantization, Silent,
@@ -60,16 +60,17 @@ fn shards_are_one_model() {
     assert_eq!((weights.unclaimed(), weights.parameters()), (vec!["left".to_owned()], 2 * 7 * 37));
 }
 
-/// Numbers that would stop a load do not stop a description.
+/// Numbers that would stop a load do not hide the form.
 #[test]
-fn a_description_reads_no_numbers() {
+fn a_form_is_read_without_numbers() {
     let mut damaged = tensors(&["m", "n"]);
     damaged.get_mut("m").unwrap().2.fill(0xff);
     let weights = Folder::of(&damaged).weights(LoadOptions::default()).unwrap();
-    let described = weights.describe("m", &SHAPE).unwrap();
-    assert_eq!((described.form, described.bytes), (Form::F32, 4 * 7 * 37));
+    assert_eq!(weights.form("m", &SHAPE).unwrap(), Form::F32);
     assert_eq!((weights.unclaimed(), weights.parameters()), (vec!["n".to_owned()], 0));
     assert!(weights.table("m", 7, 37).is_err());
+    assert!(weights.form("n", &[7, 38]).is_err());
+    assert_eq!(weights.unclaimed(), [""; 0], "a tensor of the wrong shape is one that was asked for");
 }
 
 struct Last(Arc<Mutex<(u64, u64)>>);
@@ -116,12 +117,21 @@ fn random_weights_are_in_the_numbers_that_the_configuration_names() {
 fn random_weights_have_an_end() {
     let options = LoadOptions { format: LoadFormat::Dummy { seed: 5 }, ..LoadOptions::default() };
     let weights = Weights::open(&ModelFiles::folder("nowhere"), options, Box::new(Silent)).unwrap();
-    assert_eq!(weights.describe("m", &[1 << 24, 1 << 24]).unwrap().bytes, 1 << 50);
+    assert_eq!(weights.form("m", &[1 << 24, 1 << 24]).unwrap(), Form::F32);
     for shape in [[1 << 24, 1 << 24], [1 << 40, 1 << 40]] {
         let (error, largest) = largest(|| weights.table("m", shape[0], shape[1]).unwrap_err().to_string());
         assert!(error.contains("`m`") && error.contains("configuration is damaged"), "{error}");
         assert!(largest <= ALLOCATION);
     }
+}
+
+#[test]
+fn random_weights_that_no_memory_holds_are_refused() {
+    let options = LoadOptions { format: LoadFormat::Dummy { seed: 5 }, dtype: Dtype::F16, ..LoadOptions::default() };
+    let weights = Weights::open(&ModelFiles::folder("nowhere"), options, Box::new(Silent)).unwrap();
+    let error = limited(1 << 20, || weights.table("m", 1 << 10, 1 << 10).unwrap_err().to_string());
+    assert!(error.contains("`m`") && error.contains("2097152 bytes") && error.contains("dtype"), "{error}");
+    limited(3 << 20, || weights.table("m", 1 << 10, 1 << 10).unwrap());
 }
 
 #[test]

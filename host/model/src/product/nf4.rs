@@ -18,7 +18,8 @@ const WORD: usize = 8;
 pub(crate) struct Nf4 {
     /// One column per [`WORD`] inputs, the first in the lowest bits.
     codes: Vec<Column<u32>>,
-    /// One column per [`BLOCK`] inputs.
+    /// One column per [`BLOCK`] inputs. They are widened where a file has them quantised: 4.5 bits a weight in all, not
+    /// 4.13, and one product less for each.
     scales: Vec<Column<f32>>,
     table: [f32; 16],
     inputs: usize,
