@@ -22,7 +22,6 @@ pub struct GgufTokenizer {
     pub eos_id: Option<u32>,
     /// and of a turn.
     pub eot_id: Option<u32>,
-    pub padding_id: Option<u32>,
     /// Whether `bos_id` stands before every prompt.
     pub add_bos: Option<bool>,
     pub chat_template: Option<String>,
@@ -52,10 +51,15 @@ impl GgufTokenizer {
             bos_id: id("tokenizer.ggml.bos_token_id")?,
             eos_id: id("tokenizer.ggml.eos_token_id")?,
             eot_id: id("tokenizer.ggml.eot_token_id")?,
-            padding_id: id("tokenizer.ggml.padding_token_id")?,
             add_bos: one(file, "tokenizer.ggml.add_bos_token", "true or false", Value::as_flag)?,
             chat_template: text("tokenizer.chat_template")?,
         };
+        let add_eos = "tokenizer.ggml.add_eos_token";
+        if one(file, add_eos, "true or false", Value::as_flag)? == Some(true) {
+            return Err(
+                file.wrong(add_eos, "is true, which is not served: nothing would follow a prompt that has ended")
+            );
+        }
         if !read.token_types.is_empty() && read.token_types.len() != read.tokens.len() {
             let problem = format!("has {} entries for {} tokens", read.token_types.len(), read.tokens.len());
             return Err(file.wrong("tokenizer.ggml.token_type", problem));

@@ -431,6 +431,7 @@ fn wrong_metadata() {
         ("tokenizer.ggml.tokens", Value::U32(4), "must be a list"),
         ("tokenizer.ggml.token_type", Value::I32s(vec![1]), "1 entries for 4 tokens"),
         ("tokenizer.ggml.eos_token_id", Value::Text("end"), "token's id"),
+        ("tokenizer.ggml.add_eos_token", Value::Flag(true), "is true, which is not served"),
         ("tokenizer.chat_template", Value::Flag(true), "must be a text"),
     ] {
         check(model().set(key, value), &["tiny.gguf", key, problem]);

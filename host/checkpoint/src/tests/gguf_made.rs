@@ -67,7 +67,6 @@ fn its_configuration_and_its_tokenizer() {
             bos_id: Some(3),
             eos_id: Some(4),
             eot_id: None,
-            padding_id: Some(3),
             add_bos: Some(false),
             chat_template: Some("{{ messages[0].content }}".to_owned()),
         };
