@@ -1,7 +1,7 @@
 """Times llama.cpp's steps on a GGUF file, by the same measures as `checkpoint_step`: one JSON line.
 
 `python peer.py FILE.gguf THREADS`. A decode step computes one token of each sequence after 128 that are in the cache; a
-prefill step computes 128 tokens of each sequence. The median of the steps, in milliseconds, and its tokens a second.
+prefill step computes 128 tokens of each sequence. Printed is the median of the steps, in milliseconds.
 """
 
 import ctypes
