@@ -4,6 +4,7 @@ mod checkpoint;
 mod configurations;
 mod invariance;
 mod loading;
+mod quantised;
 mod qwen;
 mod qwen_reference;
 mod reference;
