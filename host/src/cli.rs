@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
-use sluice_checkpoint::Quantization;
+use clap::{Args, Parser, Subcommand, value_parser};
+use sluice_checkpoint::{Dtype, Quantization};
 use sluice_core::{DeploymentClass, Slot};
 
 use crate::config::{EngineSection, LogSection, ModelSection, PoliciesSection, ServerSection, Settings};
@@ -199,11 +199,15 @@ pub struct PerplexityArguments {
     /// As for serving [default: the embedded model]
     #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub model: Option<String>,
-    /// None, int8 or nf4, as often as there is something to compare [default: all of them]
+    /// One of none, int8 and nf4; as often as there is something to compare [default: all of them, and none where the
+    /// weights are stored quantised]
     #[arg(long, value_name = "METHOD")]
     pub quantization: Vec<Quantization>,
-    /// Tokens that the model sees at once.
-    #[arg(long, value_name = "N", default_value = "1024")]
+    /// The numbers that weights are held in: auto, float32, float16, bfloat16.
+    #[arg(long, value_name = "DTYPE", default_value = "auto")]
+    pub dtype: Dtype,
+    /// Tokens that the model sees at once, 2 or more.
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = value_parser!(u32).range(2..))]
     pub window: u32,
 }
 

@@ -12,6 +12,7 @@ mod mailbox;
 mod model;
 mod model_command;
 mod observers;
+pub mod output;
 mod patient;
 mod perplexity_command;
 mod policy_command;

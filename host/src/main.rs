@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sluice::cli::Arguments;
+use sluice::output;
 
 fn main() -> ExitCode {
     match sluice::run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            // `{:#}` is the whole chain of causes on one line.
-            eprintln!("sluice: {error:#}");
+            eprintln!("sluice: {}", output::with_causes(&error));
             ExitCode::FAILURE
         }
     }

@@ -34,7 +34,7 @@ pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) 
     let files = find(&model.source)?;
     let bar = Box::new(LoadingBar::default());
     let loaded = sluice_model::load(&files, model.load, bar).context("the model cannot be served")?;
-    let text = text::load(&files, loaded.info()).context("the model's text side cannot be served")?;
+    let text = text::load(&files, loaded.info().dimensions.vocab).context("the model's text side cannot be served")?;
     let info = loaded.info();
     let room = Room::find(engine, &info.dimensions, info.max_model_len, model.max_model_len, free_memory())?;
     let limits = room::limits(engine, room.blocks);

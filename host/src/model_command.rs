@@ -4,21 +4,29 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use sluice_checkpoint::{Form, ModelFiles, Quantization};
+use sluice_checkpoint::{Dtype, ModelFiles, Quantization};
 
 use crate::cli::ModelCommand;
 use crate::config::ModelSource;
+use crate::output::{say, with_causes};
 use crate::weight_sizes::WeightSizes;
 use crate::{model, perplexity_command, text};
 
 /// Of what is wrong or unused, so many lines are shown: one wrong dimension makes hundreds of tensors wrong.
 const LINES: usize = 10;
 
-/// What the command says when it has worked, and what it exits with.
-pub(crate) fn run(command: ModelCommand) -> Result<(String, ExitCode)> {
+/// What the program exits with.
+pub(crate) fn run(command: ModelCommand) -> Result<ExitCode> {
     match command {
-        ModelCommand::Inspect { model } => inspect(&model::find(&ModelSource::typed(model))?),
-        ModelCommand::Perplexity(arguments) => Ok((perplexity_command::run(&arguments)?, ExitCode::SUCCESS)),
+        ModelCommand::Inspect { model } => {
+            let (report, code) = inspect(&model::find(&ModelSource::typed(model))?)?;
+            say(report.trim_end())?;
+            Ok(code)
+        }
+        ModelCommand::Perplexity(arguments) => {
+            perplexity_command::run(&arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -30,13 +38,13 @@ fn inspect(files: &ModelFiles) -> Result<(String, ExitCode)> {
     for (form, bytes) in sizes.stored() {
         report.line("stored", &format!("{} in {form}", size(bytes)));
     }
-    if sizes.wrong.is_empty() && sizes.is_plain() {
+    if sizes.is_plain() {
         memory(&sizes, &mut report);
     }
     let mut wrong = sizes.wrong.clone();
-    match text::read(files) {
-        Ok(text) => report.line("tokenizer", &format!("{} tokens", text.vocabulary())),
-        Err(error) => wrong.push(error.to_string()),
+    match text::load(files, sizes.blueprint.dimensions.vocab) {
+        Ok(text) => report.line("tokenizer", &format!("{} tokens", text.model.vocabulary())),
+        Err(error) => wrong.push(with_causes(&error)),
     }
     report.list("wrong", &wrong);
     report.list("unused", &sizes.unused);
@@ -47,24 +55,25 @@ fn inspect(files: &ModelFiles) -> Result<(String, ExitCode)> {
 fn describe(files: &ModelFiles, sizes: &WeightSizes, report: &mut Report) {
     let blueprint = &sizes.blueprint;
     let shape = &blueprint.dimensions;
-    let parameters: u64 = blueprint.tensors().map(|tensor| tensor.parameters()).sum();
     report.line("model", &format!("{} ({})", files.name(), blueprint.architecture));
-    report.line("parameters", &format!("{:.2} M", parameters as f64 / 1e6));
+    report.line("parameters", &format!("{:.2} M", sizes.parameters() as f64 / 1e6));
     let heads = format!("{} query and {} key/value heads of {}", shape.heads, shape.kv_heads, shape.head_dim);
     report.line("layers", &format!("{}, hidden {}, {heads}, feed-forward {}", shape.layers, shape.hidden, shape.ffn));
     let head = if blueprint.tied { "the head is tied to it" } else { "a head of its own" };
     report.line("embedding", &format!("{} rows, {head}", shape.vocab));
     report.line("context", &format!("{} tokens", blueprint.max_model_len));
     let numbers = 2 * shape.layers * shape.kv_heads * shape.head_dim;
-    report.line("KV cache", &format!("{} a token in f32, {} in 16 bits", binary(4 * numbers), binary(2 * numbers)));
+    let kib = numbers as f64 * size_of::<f32>() as f64 / 1024.0;
+    report.line("KV cache", &format!("{kib:.1} KiB a token in f32"));
 }
 
 fn memory(sizes: &WeightSizes, report: &mut Report) {
-    for form in [Form::F32, Form::Bf16] {
-        report.line("memory", &format!("{} in {form}", size(sizes.converted(form))));
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        report.line("memory", &format!("{} in {dtype}", size(sizes.held(dtype, Quantization::None))));
     }
     for quantization in [Quantization::Int8, Quantization::Nf4] {
-        report.line("memory", &format!("{} quantised to {quantization}", size(sizes.quantised(quantization))));
+        let bytes = sizes.held(Dtype::Auto, quantization);
+        report.line("memory", &format!("{} quantised to {quantization}", size(bytes)));
     }
 }
 
@@ -95,8 +104,4 @@ fn size(bytes: u64) -> String {
     } else {
         format!("{:.2} GB", bytes as f64 / 1e9)
     }
-}
-
-fn binary(bytes: usize) -> String {
-    format!("{:.1} KiB", bytes as f64 / 1024.0)
 }

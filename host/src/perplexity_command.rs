@@ -1,6 +1,5 @@
 //! `sluice model perplexity`: what each quantisation costs in foretelling a text.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use sluice_text::{ChatRequest, Text};
 use crate::cli::PerplexityArguments;
 use crate::config::ModelSource;
 use crate::loading_bar::LoadingBar;
+use crate::output::say;
 use crate::weight_sizes::WeightSizes;
 use crate::{model, text};
 
@@ -20,56 +20,50 @@ const TEXT_BYTES: u64 = 64 << 20;
 /// Tokens of one text.
 const TOKENS: u32 = u32::MAX;
 
-pub(crate) fn run(arguments: &PerplexityArguments) -> Result<String> {
+/// Each row is said as soon as it is measured.
+pub(crate) fn run(arguments: &PerplexityArguments) -> Result<()> {
     let files = model::find(&ModelSource::typed(arguments.model.clone()))?;
-    let text = text::read(&files)?;
-    let texts = tokenise(&text, &arguments.text)?;
+    let sizes = WeightSizes::read(&files)?;
+    let texts = tokenise(&text::read(&files)?, &arguments.text)?;
+    let nothing = texts.iter().all(|tokens| tokens.len() < 2);
+    ensure!(!nothing, "{} holds no token that follows another: there is nothing to foretell", arguments.text.display());
     let all = [Quantization::None, Quantization::Int8, Quantization::Nf4];
-    let quantizations = if arguments.quantization.is_empty() { &all[..] } else { &arguments.quantization };
-    let mut table = Table::default();
+    let quantizations = match arguments.quantization.as_slice() {
+        [] if sizes.is_plain() => &all,
+        [] => &all[..1],
+        typed => typed,
+    };
+    let mut first = None;
     for quantization in quantizations {
-        table.add(*quantization, measure(&files, *quantization, &texts, arguments.window)?);
-    }
-    Ok(table.text)
-}
-
-/// A Markdown table, each row also relative to the first.
-#[derive(Default)]
-struct Table {
-    text: String,
-    first: Option<f64>,
-}
-
-struct Measured {
-    perplexity: Perplexity,
-    weight_bytes: u64,
-}
-
-impl Table {
-    fn add(&mut self, quantization: Quantization, measured: Measured) {
-        let Measured { perplexity, weight_bytes } = measured;
-        let value = perplexity.value();
-        if self.first.is_none() {
-            let _ = writeln!(self.text, "| quantization | weights | perplexity of {} tokens | |", perplexity.tokens);
-            self.text.push_str("|---|---|---|---|\n");
+        let perplexity = measure(&files, *quantization, &texts, arguments)?;
+        let value = perplexity.value().context("nothing was scored")?;
+        if first.is_none() {
+            say(&format!(
+                "| quantization | weights | perplexity of {} tokens | |\n|---|---|---|---|",
+                perplexity.tokens
+            ))?;
         }
-        let change = (value / *self.first.get_or_insert(value) - 1.0) * 100.0;
-        let megabytes = weight_bytes as f64 / 1e6;
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "| {quantization} | {megabytes:.2} MB | {value:.4} | {change:+.2} % |");
+        let change = (value / *first.get_or_insert(value) - 1.0) * 100.0;
+        let megabytes = sizes.held(arguments.dtype, *quantization) as f64 / 1e6;
+        say(&format!("| {quantization} | {megabytes:.2} MB | {value:.4} | {change:+.2} % |"))?;
     }
+    Ok(())
 }
 
-fn measure(files: &ModelFiles, quantization: Quantization, texts: &[Vec<u32>], window: u32) -> Result<Measured> {
-    let options = LoadOptions { quantization, ..LoadOptions::default() };
+fn measure(
+    files: &ModelFiles,
+    quantization: Quantization,
+    texts: &[Vec<u32>],
+    arguments: &PerplexityArguments,
+) -> Result<Perplexity> {
+    let options = LoadOptions { quantization, dtype: arguments.dtype, ..LoadOptions::default() };
     let model = sluice_model::load(files, options, Box::new(LoadingBar::default()))?;
-    let weight_bytes = WeightSizes::read(files)?.quantised(quantization);
-    let mut scorer = Scorer::new(model, window)?;
+    let mut scorer = Scorer::new(model, arguments.window)?;
     let mut perplexity = Perplexity::default();
     for tokens in texts {
         scorer.score(tokens, &mut perplexity)?;
     }
-    Ok(Measured { perplexity, weight_bytes })
+    Ok(perplexity)
 }
 
 /// One text of a plain file, or one of each chat.
@@ -78,7 +72,7 @@ fn tokenise(text: &Text, path: &Path) -> Result<Vec<Vec<u32>>> {
     let bytes = fs::metadata(path).with_context(origin)?.len();
     ensure!(bytes <= TEXT_BYTES, "{} has {bytes} bytes, at most {TEXT_BYTES} are scored: cut it", origin());
     let content = fs::read_to_string(path).with_context(origin)?;
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
+    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("jsonl")) {
         return Ok(vec![text.prompt_for_completion(&content, TOKENS).with_context(origin)?]);
     }
     let lines = content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

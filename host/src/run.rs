@@ -13,6 +13,7 @@ use crate::banner::{ModelLine, banner};
 use crate::cli::{Arguments, Command, ServeArguments};
 use crate::config::{self, ServeConfig, Settings};
 use crate::engine::MonotonicClock;
+use crate::output::say;
 use crate::server::{Listeners, Server};
 use crate::{logging, model, model_command, policy_command};
 
@@ -21,14 +22,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         None => serve(&runtime, arguments.serve)?,
         Some(Command::Serve(arguments)) => serve(&runtime, *arguments)?,
-        Some(Command::Model(command)) => {
-            let (text, code) = model_command::run(command)?;
-            print(text.trim_end());
-            return Ok(code);
-        }
+        Some(Command::Model(command)) => return model_command::run(command),
         Some(Command::Policy(command)) => {
             let (text, code) = runtime.block_on(policy_command::run(command))?;
-            print(text.trim_end());
+            say(text.trim_end())?;
             return Ok(code);
         }
     }
@@ -57,7 +54,7 @@ async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
         blocks: served.blocks,
     };
     let server = Server::start(config, served, &clock, listeners).await?;
-    print(&banner(&server, &line, &config.engine));
+    say(&banner(&server, &line, &config.engine))?;
     signals.next().await;
     tracing::info!("told to go: no new requests, and the answers in progress get {:?}", config.server.drain_timeout);
     tokio::select! {
@@ -94,9 +91,4 @@ impl Signals {
 
 fn unicode((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
     Some((name.into_string().ok()?, value.into_string().ok()?))
-}
-
-#[allow(clippy::print_stdout, reason = "what the program says to whoever started it is its output")]
-fn print(text: &str) {
-    println!("{text}");
 }

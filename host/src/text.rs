@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use sluice_checkpoint::{GgufTokenizer, ModelFiles};
 use sluice_http::{Decoder, Message, ModelText, SamplingDefaults, TextError};
-use sluice_model::ModelInfo;
+use sluice_text::TextError::Template;
 use sluice_text::{
-    Answer, ChatMessage, ChatRequest, GgufVocabulary, Text, TextFiles, TokenizerError, TokenizerFile, UnixSeconds,
+    Answer, ChatMessage, ChatRequest, GgufVocabulary, TemplateError, Text, TextFiles, TokenizerError, TokenizerFile,
+    UnixSeconds,
 };
 
 const GENERATION: &str = "generation_config.json";
@@ -33,17 +34,29 @@ struct Decoding(Answer);
 struct GenerationConfig {
     temperature: Option<f32>,
     top_p: Option<f32>,
-    top_k: Option<u32>,
+    /// -1 is off, and so is 0.
+    top_k: Option<i64>,
     min_p: Option<f32>,
 }
 
-pub(crate) fn load(files: &ModelFiles, info: &ModelInfo) -> Result<ServedText> {
+/// Everything that would keep a model from being served on the side of its text: `rows` has its embedding.
+pub(crate) fn load(files: &ModelFiles, rows: usize) -> Result<ServedText> {
     let text = read(files)?;
-    let rows = u32::try_from(info.dimensions.vocab).unwrap_or(u32::MAX);
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     text.check_model(rows)?;
+    try_template(&text).context("the chat template does not render the simplest chat")?;
     let defaults = defaults(files.find(GENERATION)?.as_deref())?;
     let vocabulary = text.vocabulary().min(rows);
     Ok(ServedText { model: Arc::new(Served { text, vocabulary }), defaults })
+}
+
+/// A template may refuse a chat in its own words; one that loops or fails would fail every request.
+fn try_template(text: &Text) -> Result<(), sluice_text::TextError> {
+    let simplest = ChatRequest::new(vec![ChatMessage::new("user", "Hello")]);
+    match text.prompt_for_chat(&simplest, u32::MAX, now()) {
+        Err(error) if !matches!(error, Template(TemplateError::Refused { .. })) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The tokenizer and the chat template that belong to a model.
@@ -87,13 +100,26 @@ fn defaults(generation_config: Option<&[u8]>) -> Result<SamplingDefaults> {
     let typed = generation_config.map(serde_json::from_slice::<GenerationConfig>).transpose();
     let typed = typed.context("generation_config.json")?.unwrap_or_default();
     let own = SamplingDefaults::default();
+    let top_k = match typed.top_k {
+        None => own.top_k,
+        Some(-1) => 0,
+        Some(most) => u32::try_from(most).with_context(|| format!("{GENERATION}: `top_k` is {most}"))?,
+    };
     Ok(SamplingDefaults {
-        temperature: typed.temperature.unwrap_or(own.temperature),
-        top_p: typed.top_p.unwrap_or(own.top_p),
-        top_k: typed.top_k.unwrap_or(own.top_k),
-        min_p: typed.min_p.unwrap_or(own.min_p),
+        temperature: within("temperature", typed.temperature, 2.0)?.unwrap_or(own.temperature),
+        top_p: within("top_p", typed.top_p, 1.0)?.map_or(own.top_p, |part| part.max(f32::MIN_POSITIVE)),
+        top_k,
+        min_p: within("min_p", typed.min_p, 1.0)?.unwrap_or(own.min_p),
         max_new_tokens: own.max_new_tokens,
     })
+}
+
+/// The bounds are those of requests.
+fn within(key: &str, value: Option<f32>, most: f32) -> Result<Option<f32>> {
+    match value.filter(|value| !(0.0..=most).contains(value)) {
+        Some(wrong) => bail!("{GENERATION}: `{key}` is {wrong}, expected a number from 0 to {most}"),
+        None => Ok(value),
+    }
 }
 
 impl ModelText for Served {
@@ -134,6 +160,9 @@ impl Decoder for Decoding {
 fn refusal(error: sluice_text::TextError) -> TextError {
     match error {
         sluice_text::TextError::Tokenizer(TokenizerError::TooManyTokens { .. }) => TextError::TooLong,
+        fault @ Template(TemplateError::OutOfFuel { .. } | TemplateError::Failed { .. }) => {
+            TextError::Failed(fault.to_string())
+        }
         other => TextError::Refused(other.to_string()),
     }
 }
@@ -153,6 +182,15 @@ mod tests {
         let qwen = read(r#"{"temperature": 0.6, "top_k": 20, "eos_token_id": [1]}"#).unwrap();
         assert_eq!((qwen.temperature, qwen.top_k, qwen.top_p), (0.6, 20, 0.95));
         assert_eq!(defaults(None).unwrap(), SamplingDefaults::default());
+        assert_eq!(read(r#"{"top_k": -1}"#).unwrap().top_k, 0);
         assert!(read(r#"{"temperature": "hot"}"#).is_err());
+        for (json, part) in [
+            (r#"{"temperature": 2.5}"#, "`temperature` is 2.5, expected a number from 0 to 2"),
+            (r#"{"top_p": -0.5}"#, "`top_p` is -0.5"),
+            (r#"{"min_p": 3}"#, "`min_p` is 3"),
+            (r#"{"top_k": -2}"#, "`top_k` is -2"),
+        ] {
+            assert!(read(json).unwrap_err().to_string().contains(part), "{json}");
+        }
     }
 }

@@ -1,26 +1,31 @@
-//! What a model's weights take, as they are stored and as they would be quantised: by headers alone.
+//! What a model's weights take, as they are stored and as they would be held: by headers alone.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use sluice_checkpoint::{ConfigFile, Form, LoadOptions, ModelFiles, Quantization, Silent, Weights};
+use sluice_checkpoint::{ConfigFile, Dtype, Form, LoadOptions, ModelFiles, Quantization, Silent, Weights};
 use sluice_model::Blueprint;
 use sluice_model::blueprint::{Role, TensorSpec};
 
 /// Every tensor that a model is loaded from, or what is wrong with it.
 pub(crate) struct WeightSizes {
     pub(crate) blueprint: Blueprint,
-    found: Vec<(TensorSpec, Form)>,
+    /// With the form that it is stored in, if it is there.
+    tensors: Vec<(TensorSpec, Option<Form>)>,
     /// What would keep the model from loading.
     pub(crate) wrong: Vec<String>,
     /// Tensors in the files that the model does not have.
     pub(crate) unused: Vec<String>,
 }
 
+/// Of a tensor that is missing: most checkpoints are in 16 bits.
+const ASSUMED: Form = Form::Bf16;
+
 impl WeightSizes {
     pub(crate) fn read(files: &ModelFiles) -> Result<Self> {
         let blueprint = sluice_model::blueprint(&ConfigFile::read(files)?)?;
-        let mut sizes = Self { blueprint, found: Vec::new(), wrong: Vec::new(), unused: Vec::new() };
+        let tensors = blueprint.tensors().map(|tensor| (tensor, None)).collect();
+        let mut sizes = Self { blueprint, tensors, wrong: Vec::new(), unused: Vec::new() };
         match Weights::open(files, LoadOptions::default(), Box::new(Silent)) {
             Ok(weights) => sizes.survey(&weights),
             Err(error) => sizes.wrong.push(error.to_string()),
@@ -29,50 +34,68 @@ impl WeightSizes {
     }
 
     fn survey(&mut self, weights: &Weights) {
-        for tensor in self.blueprint.tensors() {
+        for (tensor, form) in &mut self.tensors {
             match weights.form(&tensor.name, &tensor.shape) {
-                Ok(form) => self.found.push((tensor, form)),
+                Ok(found) => *form = Some(found),
                 Err(error) => self.wrong.push(error.to_string()),
             }
         }
         self.unused = weights.unclaimed();
     }
 
+    /// Saturating: a damaged configuration may name sizes that no memory has.
+    pub(crate) fn parameters(&self) -> u64 {
+        let count =
+            |tensor: &TensorSpec| tensor.shape.iter().fold(1, |count: u64, size| count.saturating_mul(*size as u64));
+        self.tensors.iter().fold(0, |sum: u64, (tensor, _)| sum.saturating_add(count(tensor)))
+    }
+
     /// How many bytes are stored in each form.
     pub(crate) fn stored(&self) -> BTreeMap<String, u64> {
-        let mut forms = BTreeMap::new();
-        for (tensor, form) in &self.found {
-            *forms.entry(form.to_string()).or_default() += bytes(tensor, *form);
+        let mut forms: BTreeMap<String, u64> = BTreeMap::new();
+        for (tensor, form) in self.tensors.iter().filter_map(|(tensor, form)| Some((tensor, (*form)?))) {
+            let sum = forms.entry(form.to_string()).or_default();
+            *sum = sum.saturating_add(bytes(tensor, form));
         }
         forms
     }
 
-    /// In bytes, once every linear layer is quantised; the rest as it is stored.
-    pub(crate) fn quantised(&self, quantization: Quantization) -> u64 {
+    /// In bytes, once it is loaded so; what is stored quantised stays as it is.
+    pub(crate) fn held(&self, dtype: Dtype, quantization: Quantization) -> u64 {
+        let dtype = match dtype {
+            Dtype::Auto => None,
+            Dtype::F32 => Some(Form::F32),
+            Dtype::F16 => Some(Form::F16),
+            Dtype::Bf16 => Some(Form::Bf16),
+        };
         let quantised = match quantization {
             Quantization::None => None,
             Quantization::Int8 => Some(Form::Int8),
             Quantization::Nf4 => Some(Form::Nf4 { nested: true }),
         };
-        let form = |tensor: &TensorSpec, stored| match tensor.role {
-            Role::Projection => quantised.unwrap_or(stored),
-            _ => stored,
+        let form = |role, stored| match role {
+            _ if !plain(stored) => stored,
+            Role::Projection => quantised.or(dtype).unwrap_or(stored),
+            _ => dtype.unwrap_or(stored),
         };
-        self.found.iter().map(|(tensor, stored)| bytes(tensor, form(tensor, *stored))).sum()
+        let sizes =
+            self.tensors.iter().map(|(tensor, stored)| bytes(tensor, form(tensor.role, stored.unwrap_or(ASSUMED))));
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Whether its linear layers could be converted and quantised: those that are quantised stay as they are.
     pub(crate) fn is_plain(&self) -> bool {
-        self.found.iter().all(|(_, form)| matches!(form, Form::F32 | Form::F16 | Form::Bf16))
+        self.tensors.iter().filter_map(|(_, form)| *form).all(plain)
     }
+}
 
-    /// In bytes, with every matrix in one form.
-    pub(crate) fn converted(&self, form: Form) -> u64 {
-        self.found.iter().map(|(tensor, _)| bytes(tensor, form)).sum()
-    }
+fn plain(form: Form) -> bool {
+    matches!(form, Form::F32 | Form::F16 | Form::Bf16)
 }
 
 fn bytes(tensor: &TensorSpec, form: Form) -> u64 {
     let (inputs, rows) = tensor.shape.split_last().map_or((0, 0), |(inputs, rows)| (*inputs, rows.iter().product()));
-    form.bytes(rows, inputs)
+    // Five bytes a number are more than any form takes.
+    let countable = (rows as u64).checked_mul(inputs as u64).and_then(|numbers| numbers.checked_mul(5)).is_some();
+    if countable { form.bytes(rows, inputs) } else { u64::MAX }
 }

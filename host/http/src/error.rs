@@ -100,7 +100,11 @@ impl From<&Rejection> for ApiError {
 
 impl From<TextError> for ApiError {
     fn from(error: TextError) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_prompt", error.to_string())
+        let (status, code) = match error {
+            TextError::TooLong | TextError::Refused(_) => (StatusCode::BAD_REQUEST, "invalid_prompt"),
+            TextError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "template_error"),
+        };
+        Self::new(status, code, error.to_string())
     }
 }
 

@@ -92,7 +92,7 @@ fn tokenise(text: &dyn ModelText, prompt: Prompt, most: u32) -> Result<Vec<u32>,
     };
     let tokens = tokens.map_err(|error| match error {
         TextError::TooLong => too_long(most, &format!("has more than {most} tokens"), "shorten the prompt"),
-        TextError::Refused(_) => error.into(),
+        TextError::Refused(_) | TextError::Failed(_) => error.into(),
     })?;
     if tokens.is_empty() {
         return Err(ApiError::invalid(param, "the prompt is empty"));

@@ -17,6 +17,9 @@ pub enum TextError {
     TooLong,
     #[error("{0}")]
     Refused(String),
+    /// Not for anything that the client wrote.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Shared by all requests; called on async threads for short prompts and on blocking ones for long ones. Tokenising is

@@ -47,8 +47,9 @@ pub enum ScoreError {
 }
 
 impl Perplexity {
-    pub fn value(&self) -> f64 {
-        (self.negative_log_likelihood / self.tokens.max(1) as f64).exp()
+    /// None where nothing was scored.
+    pub fn value(&self) -> Option<f64> {
+        (self.tokens > 0).then(|| (self.negative_log_likelihood / self.tokens as f64).exp())
     }
 }
 
@@ -191,7 +192,8 @@ mod tests {
         scorer(window).score(tokens, &mut sum).unwrap();
         assert_eq!(sum.tokens, losses.len() as u64);
         let expected = (losses.iter().sum::<f64>() / losses.len() as f64).exp();
-        assert!((sum.value() / expected - 1.0).abs() < 1e-6, "{} against {expected}", sum.value());
+        let value = sum.value().unwrap();
+        assert!((value / expected - 1.0).abs() < 1e-6, "{value} against {expected}");
     }
 
     #[test]
@@ -212,7 +214,7 @@ mod tests {
         let mut sum = Perplexity::default();
         scorer(8).score(&[3], &mut sum).unwrap();
         scorer(8).score(&[], &mut sum).unwrap();
-        assert_eq!((sum.tokens, sum.value()), (0, 1.0));
+        assert_eq!((sum.tokens, sum.value()), (0, None));
     }
 
     #[test]
