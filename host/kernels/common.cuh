@@ -1,4 +1,4 @@
-// Small device helpers shared by all kernels. No kernel lives here.
+// Small device functions shared by all kernels. No kernel lives here.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
