@@ -43,11 +43,8 @@ impl WeightSizes {
         self.unused = weights.unclaimed();
     }
 
-    /// Saturating: a damaged configuration may name sizes that no memory has.
     pub(crate) fn parameters(&self) -> u64 {
-        let count =
-            |tensor: &TensorSpec| tensor.shape.iter().fold(1, |count: u64, size| count.saturating_mul(*size as u64));
-        self.tensors.iter().fold(0, |sum: u64, (tensor, _)| sum.saturating_add(count(tensor)))
+        self.tensors.iter().fold(0, |sum: u64, (tensor, _)| sum.saturating_add(tensor.parameters()))
     }
 
     /// How many bytes are stored in each form.

@@ -217,9 +217,9 @@ impl Norm {
 }
 
 impl TensorSpec {
-    /// How many numbers it holds.
+    /// How many numbers it holds; saturating, as a damaged configuration may name sizes that no memory has.
     pub fn parameters(&self) -> u64 {
-        self.shape.iter().map(|size| *size as u64).product()
+        self.shape.iter().fold(1, |count: u64, size| count.saturating_mul(*size as u64))
     }
 }
 

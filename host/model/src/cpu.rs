@@ -120,7 +120,6 @@ mod tests {
     fn executor() -> CpuExecutor {
         let dimensions = Dimensions { vocab: 8, hidden: 1, layers: 1, heads: 1, kv_heads: 1, head_dim: 2, ffn: 1 };
         let info = ModelInfo {
-            name: "echo".to_owned(),
             architecture: "Echo",
             parameters: 0,
             max_model_len: 64,

@@ -28,7 +28,7 @@ struct Layer {
 }
 
 impl Decoder {
-    pub(crate) fn load(blueprint: &Blueprint, name: String, weights: &Weights) -> Result<Self, LoadError> {
+    pub(crate) fn load(blueprint: &Blueprint, weights: &Weights) -> Result<Self, LoadError> {
         let size = blueprint.dimensions;
         let embedding = Embedding::load(weights, &blueprint.embedding())?;
         let head = match blueprint.head() {
@@ -40,7 +40,6 @@ impl Decoder {
         let norm = RmsNorm::load(weights, &blueprint.norm(), blueprint.eps)?;
         let variants = blueprint.rope.variants(blueprint.max_model_len);
         let info = ModelInfo {
-            name,
             architecture: blueprint.architecture,
             parameters: weights.parameters(),
             max_model_len: blueprint.max_model_len,

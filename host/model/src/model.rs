@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use sluice_checkpoint::{ConfigFile, LoadError, LoadOptions, ModelFiles, Progress, Weights};
-
 use sluice_core::PromptVariants;
 
 use crate::blueprint::Blueprint;
@@ -24,8 +23,6 @@ pub trait Model: Send + Sync {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModelInfo {
-    /// The folder's name, or the embedded model's.
-    pub name: String,
     /// As `config.json` names it.
     pub architecture: &'static str,
     /// Numbers in the checkpoint; a tied head counts once.
@@ -84,7 +81,7 @@ pub fn load(
     let config = ConfigFile::read(files)?;
     let blueprint = blueprint(&config)?;
     let weights = Weights::open(files, options, progress)?;
-    Ok(Arc::new(Decoder::load(&blueprint, files.name(), &weights)?))
+    Ok(Arc::new(Decoder::load(&blueprint, &weights)?))
 }
 
 impl ModelInfo {

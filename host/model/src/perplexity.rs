@@ -171,7 +171,6 @@ mod tests {
     fn scorer(window: u32) -> Scorer {
         let dimensions = Dimensions { vocab: VOCAB, hidden: 1, layers: 1, heads: 1, kv_heads: 1, head_dim: 2, ffn: 1 };
         let info = ModelInfo {
-            name: "counting".to_owned(),
             architecture: "Counting",
             parameters: 0,
             max_model_len: 200,
