@@ -105,6 +105,7 @@ fn request(id: u64, sink: &Arc<CountingSink>) -> Request {
         stop_tokens: Arc::new([0]),
         min_new_tokens: 0,
         sampling: SamplingParams::greedy(),
+        prompt_logprobs: None,
         attempt: 1,
         sink: Arc::clone(sink) as Arc<dyn TokenSink>,
     }

@@ -53,11 +53,11 @@ impl Executor for IdleExecutor {
             }
             pace.due = (pace.due + pace.interval).max(Instant::now());
         }
-        let sampling = batch.rows.iter().filter(|row| row.sample.is_some());
+        let sampling = batch.rows.iter().filter(|row| row.draw.is_some());
         let sampled = sampling.map(|row| (row.sequence, Sampled::Token(SampledToken::plain(TOKEN)))).collect();
         self.tickets += 1;
         let times = StepTimes { submitted: now, finished: now, device: 0 };
-        self.done.push_back((Ticket(self.tickets), StepOutput { sampled, times }));
+        self.done.push_back((Ticket(self.tickets), StepOutput { sampled, times, ..StepOutput::default() }));
         Ok(Ticket(self.tickets))
     }
 

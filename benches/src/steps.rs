@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluice_core::{Batch, BlockId, Clock, Executor, Nanos, RequestId, Row, SamplingParams, TokenSource};
+use sluice_core::{Batch, BlockId, Clock, Draw, Executor, Nanos, RequestId, Row, SamplingParams, TokenSource};
 use sluice_model::{CpuExecutor, Model, StepLimits};
 
 const BLOCK_TOKENS: u32 = 16;
@@ -27,7 +27,7 @@ pub fn executor(model: Arc<dyn Model>, cache_tokens: u32) -> CpuExecutor {
 /// `sequences` rows that compute `tokens` each after `context` that are in the cache.
 pub fn batch(sequences: u32, context: u32, tokens: u32, vocab: u32) -> Batch {
     let per_sequence = (context + tokens).div_ceil(BLOCK_TOKENS);
-    let sample = Some(Arc::new(SamplingParams::greedy()));
+    let draw = Some(Draw::new(SamplingParams::greedy()));
     let row = |index: u32| Row {
         sequence: RequestId(index.into()),
         start: context,
@@ -36,7 +36,8 @@ pub fn batch(sequences: u32, context: u32, tokens: u32, vocab: u32) -> Batch {
         token_offset: (index * tokens) as usize,
         block_offset: (index * per_sequence) as usize,
         block_count: per_sequence as usize,
-        sample: sample.clone(),
+        draw: draw.clone(),
+        score: None,
     };
     let token = |index: u32| TokenSource::Known(index.wrapping_mul(7919) % vocab);
     Batch {
@@ -44,6 +45,7 @@ pub fn batch(sequences: u32, context: u32, tokens: u32, vocab: u32) -> Batch {
         rows: (0..sequences).map(row).collect(),
         tokens: (0..sequences * tokens).map(token).collect(),
         blocks: (0..sequences * per_sequence).map(BlockId).collect(),
+        history: Vec::new(),
     }
 }
 

@@ -37,10 +37,10 @@ impl Executor for Failing {
                 Failure::Panic => panic!("lost for a test"),
             }
         }
-        let rows = batch.rows.iter().filter(|row| row.sample.is_some());
+        let rows = batch.rows.iter().filter(|row| row.draw.is_some());
         let sampled = rows.map(|row| (row.sequence, Sampled::Token(SampledToken::plain(7)))).collect();
         let times = StepTimes { submitted: now, finished: now, device: 0 };
-        self.drawn = Some((Ticket(batch.step), StepOutput { sampled, times }));
+        self.drawn = Some((Ticket(batch.step), StepOutput { sampled, times, ..StepOutput::default() }));
         Ok(Ticket(batch.step))
     }
 
@@ -179,6 +179,7 @@ fn request(id: u64, sink: &Arc<Sink>) -> Request {
         stop_tokens: Arc::from([]),
         min_new_tokens: 0,
         sampling: SamplingParams::greedy(),
+        prompt_logprobs: None,
         attempt: 1,
         sink: Arc::clone(sink) as Arc<dyn TokenSink>,
     }

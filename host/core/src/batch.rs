@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{BlockId, Nanos, RequestId, SampledToken, SamplingParams};
+use crate::{BlockId, Nanos, RequestId, SampledToken, SamplingParams, ScoredToken};
 
 /// Sequences of different lengths side by side, without padding. Rows are contiguous runs of tokens.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Batch {
     pub tokens: Vec<TokenSource>,
     /// The block tables of all rows, row after row.
     pub blocks: Vec<BlockId>,
+    /// What the rows that penalise tokens have had so far, row after row.
+    pub history: Vec<u32>,
 }
 
 /// A run of one sequence's tokens: `tokens` of them, from position `start` on.
@@ -31,7 +33,31 @@ pub struct Row {
     pub block_offset: usize,
     pub block_count: usize,
     /// Set when the run ends with the last token that is known: the next one is drawn from its logits.
-    pub sample: Option<Arc<SamplingParams>>,
+    pub draw: Option<Draw>,
+    /// Set where the client wants to know how likely its prompt is.
+    pub score: Option<Score>,
+}
+
+/// How the next token is drawn.
+#[derive(Clone, Debug)]
+pub struct Draw {
+    pub params: Arc<SamplingParams>,
+    /// Where the sequence's known tokens lie in `Batch::history`, and how many they are: the prompt, then what was
+    /// drawn. None unless [`SamplingParams::penalises`]. A token of [`TokenSource::PreviousStep`] counts too, and is
+    /// not among them.
+    pub history_offset: usize,
+    pub history_tokens: usize,
+    /// Tokens that must not be drawn yet: those that would end the answer before it has its least length.
+    pub forbidden: Option<Arc<[u32]>>,
+}
+
+/// The run's logits say how likely each token after one of the run's was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Score {
+    /// How many alternatives to report with each token.
+    pub alternatives: u8,
+    /// The prompt's token behind the run; `None` where the prompt ends with it.
+    pub next: Option<u32>,
 }
 
 /// Where a token to compute comes from.
@@ -42,10 +68,13 @@ pub enum TokenSource {
     PreviousStep,
 }
 
-/// What a step drew, one entry per row that had `sample` set, in the order of the rows.
+/// What came of a step.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct StepOutput {
+    /// One entry per row that had `draw` set, in the order of the rows.
     pub sampled: Vec<(RequestId, Sampled)>,
+    /// One entry per row that had `score` set, in the order of the rows: the run's tokens but its first, then `next`.
+    pub scored: Vec<(RequestId, Scored)>,
     pub times: StepTimes,
 }
 
@@ -56,12 +85,25 @@ pub enum Sampled {
     Failed(String),
 }
 
+#[derive(Clone, PartialEq, Debug)]
+pub enum Scored {
+    Tokens(Vec<ScoredToken>),
+    Failed(String),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StepTimes {
     pub submitted: Nanos,
     pub finished: Nanos,
     /// Time that the device computed.
     pub device: Nanos,
+}
+
+impl Draw {
+    /// By the logits and the parameters alone.
+    pub fn new(params: SamplingParams) -> Self {
+        Self { params: Arc::new(params), history_offset: 0, history_tokens: 0, forbidden: None }
+    }
 }
 
 impl Batch {

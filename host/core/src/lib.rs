@@ -9,6 +9,7 @@ pub mod clock;
 pub mod decision;
 pub mod event;
 pub mod executor;
+pub mod failure;
 pub mod loader;
 pub mod mix;
 pub mod observer;
@@ -21,12 +22,13 @@ pub mod sink;
 pub mod variants;
 pub mod view;
 
-pub use batch::{Batch, Row, Sampled, StepOutput, StepTimes, TokenSource};
+pub use batch::{Batch, Draw, Row, Sampled, Score, Scored, StepOutput, StepTimes, TokenSource};
 pub use block::{BlockHash, BlockId, HashChain};
 pub use clock::Clock;
 pub use decision::{BatchingDecision, Choice, Chunk, NextFlow, Rejection, Route, Verdict};
 pub use event::{Events, FinishReason, Finished, Preempted};
 pub use executor::{Executor, ExecutorError, Ticket};
+pub use failure::{Failure, FailureKind};
 pub use loader::{DeploymentClass, LoadError, LoadedPolicy, PolicyLoader, Revision};
 pub use mix::split_mix;
 pub use observer::{EngineEvent, Handover, Installed, Observer, Seat, Unobserved};
@@ -35,7 +37,7 @@ pub use policy::{
 };
 pub use request::{ReplicaId, Request, RequestId, TenantId};
 pub use revision::{Digest, Instantiate, RevisionId, Slot};
-pub use sampling::{Logprob, SampledToken, SamplingParams};
+pub use sampling::{Logprob, SampledToken, SamplingParams, ScoredToken};
 pub use sink::{EndOfStream, SinkClosed, TokenEvent, TokenSink};
 pub use variants::PromptVariants;
 

@@ -42,6 +42,8 @@ pub struct Request {
     /// Stop tokens do not count before so many tokens were made.
     pub min_new_tokens: u32,
     pub sampling: SamplingParams,
+    /// How many alternatives to report with each token of the prompt; `None` reports nothing of them.
+    pub prompt_logprobs: Option<u8>,
     /// 1 for a request that comes in for the first time.
     pub attempt: u32,
     /// Where its tokens go.

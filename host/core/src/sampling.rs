@@ -11,6 +11,14 @@ pub struct SamplingParams {
     pub top_k: u32,
     /// 0 keeps every token.
     pub min_p: f32,
+    /// 1 changes nothing; divides or multiplies the logits of all tokens of the prompt and the answer.
+    pub repetition_penalty: f32,
+    /// 0 changes nothing; taken from the logit of every token that the answer has.
+    pub presence_penalty: f32,
+    /// 0 changes nothing; taken from a token's logit as often as the answer has it.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Together with the position it decides every draw, whatever else is in the batch.
     pub seed: u64,
     /// How many alternatives to report with each token; `None` reports no log-probabilities.
@@ -19,7 +27,23 @@ pub struct SamplingParams {
 
 impl SamplingParams {
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, seed: 0, logprobs: None }
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            logprobs: None,
+        }
+    }
+
+    /// Whether a draw depends on which tokens came before.
+    pub fn penalises(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }
 }
 
@@ -28,6 +52,15 @@ impl SamplingParams {
 pub struct Logprob {
     pub token: u32,
     pub logprob: f32,
+}
+
+/// A token that was given, and how likely the model held it where it stands.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ScoredToken {
+    pub token: u32,
+    pub logprob: f32,
+    /// The most likely tokens in its place, best first.
+    pub top: Vec<Logprob>,
 }
 
 #[derive(Clone, PartialEq, Debug)]

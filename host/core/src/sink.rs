@@ -1,11 +1,14 @@
 //! Where a request's tokens go: bounded and non-blocking, so that a slow reader never holds up a step.
 
-use crate::{FinishReason, Rejection, SampledToken};
+use crate::{Failure, FinishReason, Rejection, SampledToken, ScoredToken};
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum TokenEvent {
     /// The request was not let in; nothing follows.
     Rejected(Rejection),
+    /// The next tokens of the prompt, from its second on, where the request asked how likely they are. All of them
+    /// come before the first `Token`.
+    Prompt(Vec<ScoredToken>),
     Token(SampledToken),
     End(EndOfStream),
 }
@@ -15,7 +18,7 @@ pub enum TokenEvent {
 pub struct EndOfStream {
     pub reason: FinishReason,
     /// What went wrong, where the reason is `Failed`.
-    pub error: Option<String>,
+    pub failure: Option<Failure>,
     /// Tokens of the prompt that came from the prefix cache.
     pub cached_tokens: u32,
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 
 use sluice_core::view::{ArrivalView, FlowView, RequestView, RoutingView, replica_state};
 use sluice_core::{
-    AdmissionPolicy, Clock, EndOfStream, EngineEvent, FinishReason, Finished, Nanos, Observer, Rejection, ReplicaId,
+    AdmissionPolicy, Clock, EndOfStream, EngineEvent, Failure, FinishReason, Finished, Nanos, Observer, Rejection, ReplicaId,
     Request, RequestId, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
 };
 
@@ -293,11 +293,11 @@ impl Pool {
         admitted: &Admitted,
         replica: ReplicaId,
         reason: FinishReason,
-        error: Option<String>,
+        failure: Option<Failure>,
         now: Nanos,
     ) {
         let request = &admitted.request;
-        let _ = request.sink.send(TokenEvent::End(EndOfStream { reason, error, cached_tokens: 0 }));
+        let _ = request.sink.send(TokenEvent::End(EndOfStream { reason, failure, cached_tokens: 0 }));
         self.announce(&Finished {
             id: request.id,
             tenant: request.tenant,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::view::{BatchingView, EngineLimits, LastStep};
 use sluice_core::{
-    Batch, BatchingDecision, BatchingPolicy, Clock, EngineEvent, Executor, ExecutorError, FinishReason, Nanos,
+    Batch, BatchingDecision, BatchingPolicy, Clock, Draw, EngineEvent, Executor, ExecutorError, Failure, FailureKind, FinishReason, Nanos,
     Observer, ReplicaId, RequestId, Row, SECOND, Sampled, Seat, Slot, StepOutput, Ticket, TokenSource,
 };
 
@@ -355,7 +355,13 @@ impl Replica {
                 token_offset: batch.tokens.len(),
                 block_offset: batch.blocks.len(),
                 block_count: sequence.blocks.len(),
-                sample: draws.then(|| Arc::clone(&sequence.sampling)),
+                draw: draws.then(|| Draw {
+                    params: Arc::clone(&sequence.sampling),
+                    history_offset: 0,
+                    history_tokens: 0,
+                    forbidden: None,
+                }),
+                score: None,
             });
             batch.tokens.extend((start..start + share.tokens).map(|position| match position < known {
                 true => TokenSource::Known(sequence.tokens[position as usize]),
@@ -413,7 +419,8 @@ impl Replica {
         let token = match outcome {
             Sampled::Token(token) => token,
             Sampled::Failed(error) => {
-                self.end(row.ordinal, FinishReason::Failed, Some(error), now);
+                let failure = Failure::new(FailureKind::NotANumber, error);
+                self.end(row.ordinal, FinishReason::Failed, Some(failure), now);
                 return true;
             }
         };
@@ -441,9 +448,9 @@ impl Replica {
         });
     }
 
-    fn end(&mut self, ordinal: Ordinal, reason: FinishReason, error: Option<String>, now: Nanos) {
+    fn end(&mut self, ordinal: Ordinal, reason: FinishReason, failure: Option<Failure>, now: Nanos) {
         let Some(sequence) = self.held.remove(ordinal) else { return };
-        sequence.end(reason, error);
+        sequence.end(reason, failure);
         let finished = sequence.finished(self.config.id, reason, now);
         self.averages.errors.add(f64::from(u8::from(reason == FinishReason::Failed)));
         self.guard.finished(&finished);

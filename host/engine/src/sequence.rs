@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::view::phase;
 use sluice_core::{
-    BlockId, EndOfStream, FinishReason, Finished, HashChain, Nanos, ReplicaId, RequestId, SampledToken, SamplingParams,
+    BlockId, EndOfStream, Failure, FinishReason, Finished, HashChain, Nanos, ReplicaId, RequestId, SampledToken, SamplingParams,
     SinkClosed, TokenEvent,
 };
 
@@ -126,8 +126,8 @@ impl Sequence {
         Accepted::Sent { before, end: full.then_some(FinishReason::Length) }
     }
 
-    pub(crate) fn end(&self, reason: FinishReason, error: Option<String>) {
-        let end = EndOfStream { reason, error, cached_tokens: self.cached_tokens };
+    pub(crate) fn end(&self, reason: FinishReason, failure: Option<Failure>) {
+        let end = EndOfStream { reason, failure, cached_tokens: self.cached_tokens };
         // A reader that has left needs no farewell.
         let _ = self.admitted.request.sink.send(TokenEvent::End(end));
     }

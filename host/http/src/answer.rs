@@ -62,7 +62,7 @@ impl Answer {
         let error = match self.progress.events.first() {
             Some(TokenEvent::Rejected(rejection)) => Some(ApiError::from(rejection)),
             Some(TokenEvent::End(end)) => self.error_of(end),
-            Some(TokenEvent::Token(_)) | None => None,
+            Some(TokenEvent::Token(_) | TokenEvent::Prompt(_)) | None => None,
         };
         match error {
             None => Ok(()),
@@ -84,6 +84,7 @@ impl Answer {
         for event in events.drain(..) {
             match event {
                 TokenEvent::Token(sampled) => self.token(sampled.token, write),
+                TokenEvent::Prompt(_) => {}
                 TokenEvent::End(end) => ending = Some(self.end(&end, write)),
                 TokenEvent::Rejected(rejection) => ending = Some(self.fail((&rejection).into())),
             }
@@ -139,7 +140,10 @@ impl Answer {
     fn error_of(&self, end: &EndOfStream) -> Option<ApiError> {
         match end.reason {
             FinishReason::Stop | FinishReason::Length => None,
-            FinishReason::Failed => Some(ApiError::failed(end.error.as_deref().unwrap_or("for an unknown reason"))),
+            FinishReason::Failed => {
+                let reason = end.failure.as_ref().map_or("for an unknown reason", |failure| failure.message.as_str());
+                Some(ApiError::failed(reason))
+            }
             FinishReason::Cancelled => Some(ApiError::failed("it was cancelled, since it was not read fast enough")),
         }
     }

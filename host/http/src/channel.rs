@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use sluice_core::{EndOfStream, FinishReason, SinkClosed, TokenEvent, TokenSink};
+use sluice_core::{EndOfStream, Failure, FailureKind, FinishReason, SinkClosed, TokenEvent, TokenSink};
 
 use crate::wakes::Handover;
 
@@ -37,8 +37,8 @@ pub(crate) fn channel(capacity: usize, wakes: Arc<Handover>) -> (Sender, Receive
 
 impl Shared {
     /// Ends the answer in the engine's place.
-    pub(crate) fn fail(&self, error: &str) {
-        let end = EndOfStream { reason: FinishReason::Failed, error: Some(error.to_owned()), cached_tokens: 0 };
+    pub(crate) fn fail(&self, failure: Failure) {
+        let end = EndOfStream { reason: FinishReason::Failed, failure: Some(failure), cached_tokens: 0 };
         let _already_ended = self.push(TokenEvent::End(end));
     }
 
@@ -51,6 +51,7 @@ impl Shared {
             match event {
                 TokenEvent::Token(_) if state.events.len() >= self.capacity => return Err(SinkClosed),
                 TokenEvent::Token(_) => {}
+                TokenEvent::Prompt(_) => {}
                 TokenEvent::Rejected(_) | TokenEvent::End(_) => state.ended = true,
             }
             state.events.push(event);
@@ -75,7 +76,7 @@ impl TokenSink for Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.0.fail("the engine dropped the request");
+        self.0.fail(Failure::new(FailureKind::Internal, "the engine dropped the request"));
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
     }
 
     fn end(reason: FinishReason) -> TokenEvent {
-        TokenEvent::End(EndOfStream { reason, error: None, cached_tokens: 0 })
+        TokenEvent::End(EndOfStream { reason, failure: None, cached_tokens: 0 })
     }
 
     fn read(receiver: &Receiver) -> Vec<TokenEvent> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sluice_core::{Request, RequestId, SamplingParams, TenantId, split_mix};
+use sluice_core::{Failure, FailureKind, Request, RequestId, SamplingParams, TenantId, split_mix};
 use sluice_engine::handle::PoolHandle;
 use sluice_telemetry::Metrics;
 use tokio::sync::Semaphore;
@@ -75,7 +75,7 @@ impl Edge {
     /// Ends every answer now, and waits a moment for the clients to learn of it.
     pub async fn cut(&self, flush: Duration) {
         self.live.close();
-        self.live.fail_all("the server is shutting down");
+        self.live.fail_all(&Failure::new(FailureKind::Stopping, "the server is shutting down"));
         // Whoever does not read is left behind.
         let _left_behind = timeout(flush, self.live.empty()).await;
     }
@@ -150,6 +150,7 @@ impl Edge {
             stop_tokens,
             min_new_tokens: parameters.min_new_tokens,
             sampling: SamplingParams { seed, ..sampling },
+            prompt_logprobs: None,
             attempt: 1,
             sink: Arc::new(sender),
         };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sluice_core::RequestId;
+use sluice_core::{Failure, RequestId};
 use tokio::sync::Notify;
 
 use crate::channel::Shared;
@@ -64,9 +64,9 @@ impl Live {
     }
 
     /// Ends every answer that is left with an error.
-    pub(crate) fn fail_all(&self, error: &str) {
+    pub(crate) fn fail_all(&self, failure: &Failure) {
         let left: Vec<_> = self.state().answers.values().cloned().collect();
-        left.iter().for_each(|channel| channel.fail(error));
+        left.iter().for_each(|channel| channel.fail(failure.clone()));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

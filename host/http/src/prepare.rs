@@ -131,6 +131,6 @@ fn sampling(parameters: &Parameters, config: &EdgeConfig) -> SamplingParams {
         top_k: parameters.top_k.unwrap_or(defaults.top_k),
         min_p: parameters.min_p.unwrap_or(defaults.min_p),
         seed: parameters.seed.unwrap_or(0),
-        logprobs: None,
+        ..SamplingParams::greedy()
     }
 }

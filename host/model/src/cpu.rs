@@ -46,12 +46,12 @@ impl CpuExecutor {
     }
 
     fn sample(&mut self, batch: &Batch) -> StepOutput {
-        let rows = batch.rows.iter().filter_map(|row| Some((row, row.sample.as_ref()?)));
-        let draws = rows.zip(self.scratch.logits()).map(|((row, params), logits)| {
-            let drawn = self.sampler.sample(logits, params, row.start + row.tokens);
+        let rows = batch.rows.iter().filter_map(|row| Some((row, row.draw.as_ref()?)));
+        let draws = rows.zip(self.scratch.logits()).map(|((row, draw), logits)| {
+            let drawn = self.sampler.sample(logits, &draw.params, row.start + row.tokens);
             (row.sequence, drawn.map_or_else(|error| Sampled::Failed(error.to_string()), Sampled::Token))
         });
-        StepOutput { sampled: draws.collect(), times: StepTimes::default() }
+        StepOutput { sampled: draws.collect(), ..StepOutput::default() }
     }
 }
 
@@ -84,7 +84,7 @@ impl Executor for CpuExecutor {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use sluice_core::{BlockId, PromptVariants, RequestId, Row, SampledToken, SamplingParams, TokenSource};
+    use sluice_core::{BlockId, Draw, PromptVariants, RequestId, Row, SampledToken, SamplingParams, TokenSource};
 
     use super::*;
     use crate::kv::KvTooLarge;
@@ -140,13 +140,15 @@ mod tests {
             token_offset: index,
             block_offset: index,
             block_count: 1,
-            sample: sample.then(|| Arc::new(SamplingParams::greedy())),
+            draw: sample.then(|| Draw::new(SamplingParams::greedy())),
+            score: None,
         };
         Batch {
             step: 1,
             rows: rows.iter().enumerate().map(row).collect(),
             tokens: rows.iter().map(|(token, _)| *token).collect(),
             blocks: (0..rows.len() as u32).map(BlockId).collect(),
+            history: Vec::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use sluice_core::{Batch, BlockId, RequestId, Row, SamplingParams, TokenSource};
+use sluice_core::{Batch, BlockId, Draw, RequestId, Row, SamplingParams, TokenSource};
 
 use crate::kv::KvCache;
 use crate::memory::NoMemory;
@@ -116,7 +116,7 @@ impl Scorer {
 /// A row for each position, so that all of them have logits.
 fn batch(window: &[u32], positions: Range<usize>, blocks: u32) -> Batch {
     let (start, prompt_tokens) = (positions.start, window.len() as u32);
-    let sample = Some(Arc::new(SamplingParams::greedy()));
+    let draw = Some(Draw::new(SamplingParams::greedy()));
     let row = |position: usize| Row {
         sequence: RequestId(0),
         start: position as u32,
@@ -125,13 +125,15 @@ fn batch(window: &[u32], positions: Range<usize>, blocks: u32) -> Batch {
         token_offset: position - start,
         block_offset: 0,
         block_count: blocks as usize,
-        sample: sample.clone(),
+        draw: draw.clone(),
+        score: None,
     };
     Batch {
         step: 0,
         rows: positions.clone().map(row).collect(),
         tokens: window[positions].iter().copied().map(TokenSource::Known).collect(),
         blocks: (0..blocks).map(BlockId).collect(),
+        history: Vec::new(),
     }
 }
 

@@ -278,7 +278,7 @@ mod tests {
             seed: u64,
             position: u32,
         ) {
-            let params = SamplingParams { temperature, top_p, top_k, min_p, seed, logprobs: None };
+            let params = SamplingParams { temperature, top_p, top_k, min_p, seed, ..SamplingParams::greedy() };
             let token = draw(&logits, &params, position);
             let mut used = Sampler::default();
             used.sample(&logits[..1], &params, 0).unwrap();

@@ -144,7 +144,7 @@ impl Step {
         let table = self.blocks.len();
         self.blocks.extend(blocks.iter().map(|block| block.0));
         self.tables.push(table..self.blocks.len());
-        if row.sample.is_some() {
+        if row.draw.is_some() {
             self.sampled.push(self.tokens.len() - 1);
         }
         Ok(())
@@ -181,10 +181,11 @@ mod tests {
             token_offset: 0,
             block_offset: 0,
             block_count: 3,
-            sample: None,
+            draw: None,
+            score: None,
         };
         let tokens = [1, 2, 9].map(TokenSource::Known).to_vec();
-        Batch { step: 1, rows: vec![row], tokens, blocks: [3, 0, 2].map(BlockId).to_vec() }
+        Batch { step: 1, rows: vec![row], tokens, blocks: [3, 0, 2].map(BlockId).to_vec(), history: Vec::new() }
     }
 
     fn check(change: impl FnOnce(&mut Batch), expected: Result<(), RowProblem>) {

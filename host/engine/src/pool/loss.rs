@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluice_core::view::replica_state;
-use sluice_core::{EngineEvent, FinishReason, Nanos, ReplicaId, Request, RequestId};
+use sluice_core::{EngineEvent, Failure, FailureKind, FinishReason, Nanos, ReplicaId, Request, RequestId};
 
 use super::Pool;
 use crate::link::Admitted;
@@ -23,24 +23,28 @@ impl Pool {
         for request in there {
             let Some(in_flight) = self.take_in_flight(request) else { continue };
             self.flows.ended(in_flight.admitted.request.tenant.0, 0);
-            if self.offer_again(&in_flight.admitted) {
-                requeued += 1;
-            } else {
-                let error = format!("replica {} was lost while it served this request", id.0);
-                self.end_unserved(&in_flight.admitted, id, FinishReason::Failed, Some(error), now);
-                failed += 1;
+            match self.offer_again(&in_flight.admitted) {
+                Ok(()) => requeued += 1,
+                Err(kind) => {
+                    let failure = Failure::new(kind, format!("replica {} was lost while it served this request", id.0));
+                    self.end_unserved(&in_flight.admitted, id, FinishReason::Failed, Some(failure), now);
+                    failed += 1;
+                }
             }
         }
         self.observer.observe(&EngineEvent::ReplicaLost { replica: id, requeued, failed });
         self.report_queue();
     }
 
-    fn offer_again(&mut self, admitted: &Admitted) -> bool {
+    fn offer_again(&mut self, admitted: &Admitted) -> Result<(), FailureKind> {
         // Whoever had not run yet has nothing to do with the loss.
         let ran = admitted.scheduled.load(Ordering::Acquire);
         let attempt = admitted.request.attempt + u32::from(ran);
-        if admitted.started.load(Ordering::Acquire) || attempt > self.config.max_attempts {
-            return false;
+        if attempt > self.config.max_attempts {
+            return Err(FailureKind::Poison);
+        }
+        if admitted.started.load(Ordering::Acquire) {
+            return Err(FailureKind::ReplicaLost);
         }
         self.flows.push(Arc::new(Admitted {
             request: Request { attempt, ..admitted.request.clone() },
@@ -49,6 +53,6 @@ impl Pool {
             scheduled: AtomicBool::new(false),
             started: AtomicBool::new(false),
         }));
-        true
+        Ok(())
     }
 }

@@ -85,7 +85,7 @@ impl FakeExecutor {
                 };
                 self.memory.insert((blocks[position / self.block_tokens].0, position % self.block_tokens), token);
             }
-            if row.sample.is_some() {
+            if row.draw.is_some() {
                 let context: Vec<u32> = (0..(row.start + row.tokens) as usize)
                     .map(|position| {
                         self.memory[&(blocks[position / self.block_tokens].0, position % self.block_tokens)]
@@ -112,7 +112,7 @@ impl Executor for FakeExecutor {
         let sampled = self.compute(batch);
         let times = StepTimes { submitted: now, finished: now + MILLISECOND, device: MILLISECOND };
         self.tickets += 1;
-        self.in_flight.push_back((Ticket(self.tickets), StepOutput { sampled, times }));
+        self.in_flight.push_back((Ticket(self.tickets), StepOutput { sampled, times, ..StepOutput::default() }));
         Ok(Ticket(self.tickets))
     }
 

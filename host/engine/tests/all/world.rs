@@ -171,6 +171,7 @@ impl World {
             stop_tokens: Arc::new([]),
             min_new_tokens: 0,
             sampling: SamplingParams::greedy(),
+            prompt_logprobs: None,
             attempt: 1,
             sink,
         };

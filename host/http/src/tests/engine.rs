@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{EndOfStream, FinishReason, PromptVariants, Request, SampledToken, SinkClosed, TokenEvent};
+use sluice_core::{EndOfStream, Failure, FailureKind, FinishReason, PromptVariants, Request, SampledToken, SinkClosed, TokenEvent};
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_engine::order::Stopped;
 use sluice_telemetry::Metrics;
@@ -159,6 +159,7 @@ pub(super) fn say(request: &Request, text: &str) -> Result<(), SinkClosed> {
 }
 
 pub(super) fn end(request: &Request, reason: FinishReason, error: Option<&str>) {
-    let end = EndOfStream { reason, error: error.map(str::to_owned), cached_tokens: 1 };
+    let failure = error.map(|error| Failure::new(FailureKind::Internal, error));
+    let end = EndOfStream { reason, failure, cached_tokens: 1 };
     request.sink.send(TokenEvent::End(end)).unwrap();
 }

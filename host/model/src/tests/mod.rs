@@ -13,7 +13,7 @@ mod transformers;
 use std::sync::Arc;
 
 use sluice_checkpoint::{LoadError, LoadFormat, LoadOptions, ModelFiles, Silent};
-use sluice_core::{Batch, BlockId, RequestId, Row, SamplingParams, TokenSource};
+use sluice_core::{Batch, BlockId, Draw, RequestId, Row, SamplingParams, TokenSource};
 
 use crate::kv::KvCache;
 use crate::model::Model;
@@ -82,7 +82,8 @@ fn batch(runs: &[Run<'_>]) -> Batch {
             token_offset: batch.tokens.len(),
             block_offset: batch.blocks.len(),
             block_count: run.table.len(),
-            sample: Some(Arc::new(SamplingParams::greedy())),
+            draw: Some(Draw::new(SamplingParams::greedy())),
+            score: None,
         });
         batch.tokens.extend(run.tokens[run.start..run.end].iter().copied().map(TokenSource::Known));
         batch.blocks.extend(run.table.iter().copied().map(BlockId));
