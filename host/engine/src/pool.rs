@@ -12,8 +12,8 @@ use std::sync::atomic::AtomicBool;
 
 use sluice_core::view::{ArrivalView, FlowView, RequestView, RoutingView, replica_state};
 use sluice_core::{
-    AdmissionPolicy, Clock, EndOfStream, EngineEvent, Failure, FinishReason, Finished, Nanos, Observer, Rejection, ReplicaId,
-    Request, RequestId, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
+    AdmissionPolicy, Clock, EndOfStream, EngineEvent, Failure, FinishReason, Finished, Nanos, Observer, Rejection,
+    ReplicaId, Request, RequestId, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
 };
 
 use crate::admission;

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::view::{BatchingView, EngineLimits, LastStep};
 use sluice_core::{
-    Batch, BatchingDecision, BatchingPolicy, Clock, Draw, EngineEvent, Executor, ExecutorError, Failure, FailureKind, FinishReason, Nanos,
-    Observer, ReplicaId, RequestId, Row, SECOND, Sampled, Seat, Slot, StepOutput, Ticket, TokenSource,
+    Batch, BatchingDecision, BatchingPolicy, Clock, Draw, EngineEvent, Executor, ExecutorError, Failure, FailureKind,
+    FinishReason, Nanos, Observer, ReplicaId, RequestId, Row, SECOND, Sampled, Seat, Slot, StepOutput, Ticket,
+    TokenSource,
 };
 
 use crate::batching::{self, Selection};

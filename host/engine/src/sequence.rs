@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::view::phase;
 use sluice_core::{
-    BlockId, EndOfStream, Failure, FinishReason, Finished, HashChain, Nanos, ReplicaId, RequestId, SampledToken, SamplingParams,
-    SinkClosed, TokenEvent,
+    BlockId, EndOfStream, Failure, FinishReason, Finished, HashChain, Nanos, ReplicaId, RequestId, SampledToken,
+    SamplingParams, SinkClosed, TokenEvent,
 };
 
 use crate::link::Admitted;
