@@ -12,7 +12,7 @@ use sluice_core::{Clock, DeploymentClass, ReplicaId, Revision, Slot};
 use sluice_engine::pool::PoolConfig;
 use sluice_engine::recorder::HostVersions;
 use sluice_engine::replica::ReplicaConfig;
-use sluice_http::{Edge, EdgeConfig, EdgeLimits, EdgeParts, ModelCard, Phase, admin_router, openai_router, serve};
+use sluice_http::{Edge, EdgeConfig, EdgeLimits, EdgeParts, Gate, ModelCard, Phase, admin_router, openai_router, serve};
 use sluice_runtime::{INTERFACE_VERSION, Runtime, WASMTIME_VERSION};
 use sluice_telemetry::Metrics;
 use tokio::net::{TcpListener, TcpSocket};
@@ -87,9 +87,9 @@ impl Server {
         let edge = edge(limits, &config.engine, model, &engine, &metrics);
         let (phase, phases) = watch::channel(Phase::Serving);
         let mut listeners = JoinSet::new();
-        let api = openai_router(Arc::clone(&edge));
+        let api = openai_router(Arc::clone(&edge), Gate::open());
         listeners.spawn(serve(on.api, api, limits, Some(metrics.edge.clone()), phases.clone()));
-        let admin = admin_router(Arc::clone(&control), limits);
+        let admin = admin_router(Arc::clone(&control), limits, Gate::open());
         listeners.spawn(serve(on.admin, admin, limits, None, phases));
         Ok(Self { address, admin_address, policies, control, edge, engine, phase, listeners })
     }

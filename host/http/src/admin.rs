@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,12 +20,15 @@ use sluice_control::{Control, DeployError, DeployRequest, Deployment, RecordErro
 use sluice_core::{DeploymentClass, ReplicaId, Slot};
 
 use crate::body::{self, Bodies};
+use crate::caller::Caller;
 use crate::config::EdgeLimits;
 use crate::error::ApiError;
-use crate::openai::{no_such_path, wrong_method};
+use crate::gate::{Gate, Need};
+use crate::key::Scope;
+use crate::routes::{HeadLimits, Route, router};
 
 #[derive(Clone)]
-struct Admin {
+pub(crate) struct Admin {
     control: Arc<Control>,
     components: Bodies,
 }
@@ -45,18 +48,24 @@ struct RecordQuery {
     replica: Option<u32>,
 }
 
-pub fn admin_router(control: Arc<Control>, limits: EdgeLimits) -> Router {
-    let components = Bodies::new(limits.component_bytes, limits.bodies_bytes, limits.read);
-    Router::new()
-        .route("/admin/policies", get(status).post(deploy))
-        .route("/admin/policies/{slot}/rollback", post(rollback))
-        .route("/admin/policies/{slot}/recording", get(recording))
-        .route("/admin/history", get(history))
-        .route("/admin/health", get(|| async { Json(json!({"status": "ok"})) }))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn(refuse_browsers))
-        .with_state(Admin { control, components })
+pub fn admin_router(control: Arc<Control>, limits: EdgeLimits, gate: Gate) -> Router {
+    let components = Bodies::new(limits.component_bytes, limits.bodies_bytes, limits.body_time);
+    // A configuration travels in the query.
+    let head = HeadLimits::of(&limits).any_uri();
+    router(routes(), gate, head).with_state(Admin { control, components })
+}
+
+pub(crate) fn routes() -> Vec<Route<Admin>> {
+    let deploying = |path, methods: MethodRouter<Admin>| {
+        Route::new(path, Need::Scope(Scope::Deploy), methods.layer(from_fn(refuse_browsers)))
+    };
+    vec![
+        deploying("/admin/policies", get(status).post(deploy)),
+        deploying("/admin/policies/{slot}/rollback", post(rollback)),
+        deploying("/admin/policies/{slot}/recording", get(recording)),
+        deploying("/admin/history", get(history)),
+        deploying("/admin/health", get(|| async { Json(json!({"status": "ok"})) })),
+    ]
 }
 
 async fn status(State(admin): State<Admin>) -> Result<Json<Value>, ApiError> {
@@ -70,6 +79,7 @@ async fn history(State(admin): State<Admin>) -> Json<Value> {
 
 async fn deploy(
     State(admin): State<Admin>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<DeployQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
@@ -82,14 +92,18 @@ async fn deploy(
     let component = admin.components.read(body).await?;
     let work = move || {
         let config = query.config.as_deref();
-        admin.control.deploy(&DeployRequest { component: &component, config, class, slot, by: "admin" })
+        admin.control.deploy(&DeployRequest { component: &component, config, class, slot, by: caller.name() })
     };
     Ok(Json(blocking(work).await?.map_err(|error| deploy_error(&error))?))
 }
 
-async fn rollback(State(admin): State<Admin>, Path(slot): Path<String>) -> Result<Json<Deployment>, ApiError> {
+async fn rollback(
+    State(admin): State<Admin>,
+    Extension(caller): Extension<Caller>,
+    Path(slot): Path<String>,
+) -> Result<Json<Deployment>, ApiError> {
     let slot = parse_slot(&slot)?;
-    let done = blocking(move || admin.control.rollback(slot, "admin")).await?;
+    let done = blocking(move || admin.control.rollback(slot, caller.name())).await?;
     Ok(Json(done.map_err(|error| rollback_error(&error))?))
 }
 

@@ -63,6 +63,12 @@ impl Default for SamplingDefaults {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EdgeLimits {
     pub connections: usize,
+    /// Of what a request asks for: its path and query.
+    pub uri_bytes: usize,
+    /// How many a request may have.
+    pub headers: usize,
+    /// Of their names and values together.
+    pub header_bytes: usize,
     /// Of a request's body.
     pub body_bytes: usize,
     /// Of all large bodies that are being read and prepared, together.
@@ -71,8 +77,14 @@ pub struct EdgeLimits {
     pub preparations: usize,
     /// Of a component that is deployed.
     pub component_bytes: usize,
-    /// For the headers, again for the body, and again until a large request is prepared.
-    pub read: Duration,
+    /// For a TLS handshake, and again for a request's line and headers from their first byte on.
+    pub header_time: Duration,
+    /// For the body, and again until a large request is prepared.
+    pub body_time: Duration,
+    /// Between two requests on one connection.
+    pub idle_time: Duration,
+    /// That a client may take nothing of what is written for it.
+    pub write_time: Duration,
     /// Tokens that a slow reader may be behind.
     pub unread_tokens: usize,
     pub messages: usize,
@@ -82,12 +94,18 @@ impl Default for EdgeLimits {
     fn default() -> Self {
         Self {
             connections: 4096,
+            uri_bytes: 8 * 1024,
+            headers: 100,
+            header_bytes: 32 * 1024,
             body_bytes: 8 * 1024 * 1024,
             bodies_bytes: 64 * 1024 * 1024,
             // The other half is for the steps and the streams.
             preparations: std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
             component_bytes: 32 * 1024 * 1024,
-            read: Duration::from_secs(30),
+            header_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(30),
+            idle_time: Duration::from_secs(75),
+            write_time: Duration::from_secs(30),
             unread_tokens: 1024,
             messages: 4096,
         }

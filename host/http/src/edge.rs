@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sluice_core::{Failure, FailureKind, Request, RequestId, SamplingParams, TenantId, split_mix};
+use sluice_core::{Failure, FailureKind, Request, RequestId, SamplingParams, split_mix};
 use sluice_engine::handle::PoolHandle;
 use sluice_telemetry::Metrics;
 use tokio::sync::Semaphore;
@@ -54,7 +54,7 @@ impl Edge {
         Arc::new(Self {
             config,
             parts,
-            bodies: Bodies::new(limits.body_bytes, limits.bodies_bytes, limits.read),
+            bodies: Bodies::new(limits.body_bytes, limits.bodies_bytes, limits.body_time),
             preparations: Arc::new(Semaphore::new(limits.preparations.clamp(1, Semaphore::MAX_PERMITS))),
             live: Arc::default(),
             wakes: Wakes::start(),
@@ -94,7 +94,7 @@ impl Edge {
         if body.is_small() {
             return prepare(self.parts.text.as_ref(), &self.config, endpoint, &body, &caller.salt);
         }
-        let turn = timeout(self.config.limits.read, Arc::clone(&self.preparations).acquire_owned());
+        let turn = timeout(self.config.limits.body_time, Arc::clone(&self.preparations).acquire_owned());
         let turn = turn.await.map_err(|_| busy())?;
         let (edge, salt) = (Arc::clone(self), caller.salt.clone());
         let work = move || {
@@ -111,7 +111,7 @@ impl Edge {
     pub(crate) async fn offer(
         &self,
         endpoint: Endpoint,
-        tenant: TenantId,
+        caller: &Caller,
         prepared: Prepared,
     ) -> Result<(Answer, Header), ApiError> {
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
@@ -121,12 +121,12 @@ impl Edge {
             created_unix: (self.parts.unix_time)(),
             model: self.config.model.name.clone(),
         };
-        let mut answer = self.begin(id, tenant, prepared)?;
+        let mut answer = self.begin(id, caller, prepared)?;
         answer.begin().await?;
         Ok((answer, header))
     }
 
-    fn begin(&self, id: RequestId, tenant: TenantId, prepared: Prepared) -> Result<Answer, ApiError> {
+    fn begin(&self, id: RequestId, caller: &Caller, prepared: Prepared) -> Result<Answer, ApiError> {
         let Prepared { prompt, hashes, max_new_tokens, stop_tokens, sampling, parameters } = prepared;
         let decoder = self.parts.text.decoder(&parameters.stop)?;
         let (sender, receiver) = channel(self.config.limits.unread_tokens, self.wakes.handover());
@@ -136,8 +136,8 @@ impl Edge {
         let seed = parameters.seed.unwrap_or_else(|| split_mix(&mut (self.config.seed ^ id.0)));
         let request = Request {
             id,
-            tenant,
-            tenant_weight: 1.0,
+            tenant: caller.tenant,
+            tenant_weight: caller.weight,
             session: parameters.session,
             priority: parameters.priority,
             arrival,

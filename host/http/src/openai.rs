@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Body};
@@ -13,43 +13,66 @@ use sluice_core::SECOND;
 
 use crate::caller::Caller;
 use crate::edge::Edge;
-use crate::error::{ApiError, shown};
+use crate::error::ApiError;
+use crate::gate::{Gate, Need};
+use crate::key::Scope;
 use crate::object::{Chunks, Endpoint};
+use crate::routes::{HeadLimits, Route, router};
 use crate::{body, stream, whole};
 
-pub fn openai_router(edge: Arc<Edge>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat_completions))
-        .route("/v1/completions", post(completions))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model))
-        .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
-        .route("/ready", get(ready))
-        .route("/version", get(|| async { Json(json!({"version": env!("CARGO_PKG_VERSION")})) }))
-        .route("/metrics", get(metrics))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(edge)
+pub fn openai_router(edge: Arc<Edge>, gate: Gate) -> Router {
+    let head = HeadLimits::of(&edge.config.limits);
+    router(routes(), gate, head).with_state(edge)
 }
 
-async fn chat_completions(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    generate(edge, Endpoint::Chat, headers, body).await
+pub(crate) fn routes() -> Vec<Route<Arc<Edge>>> {
+    const INFERENCE: Need = Need::Scope(Scope::Inference);
+    const METRICS: Need = Need::Scope(Scope::Metrics);
+    vec![
+        Route::new("/v1/chat/completions", INFERENCE, post(chat_completions)),
+        Route::new("/v1/completions", INFERENCE, post(completions)),
+        Route::new("/v1/models", INFERENCE, get(models)),
+        Route::new("/v1/models/{*id}", INFERENCE, get(model)),
+        Route::new("/health", Need::AnyKey, get(|| async { Json(json!({"status": "ok"})) })),
+        Route::new("/ready", Need::AnyKey, get(ready)),
+        Route::new("/version", Need::AnyKey, get(|| async { Json(json!({"version": env!("CARGO_PKG_VERSION")})) })),
+        Route::new("/metrics", METRICS, get(metrics)),
+    ]
 }
 
-async fn completions(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    generate(edge, Endpoint::Completion, headers, body).await
+async fn chat_completions(
+    State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    generate(edge, Endpoint::Chat, &caller, &headers, body).await
 }
 
-async fn generate(edge: Arc<Edge>, endpoint: Endpoint, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    body::expect_type(&headers, "application/json")?;
+async fn completions(
+    State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    generate(edge, Endpoint::Completion, &caller, &headers, body).await
+}
+
+async fn generate(
+    edge: Arc<Edge>,
+    endpoint: Endpoint,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    body::expect_type(headers, "application/json")?;
     let body = edge.bodies.read(body).await?;
     if edge.is_draining() {
         return Err(ApiError::stopping());
     }
-    let caller = Caller::of(&headers);
-    let prepared = edge.prepare(endpoint, body, &caller).await?;
+    let prepared = edge.prepare(endpoint, body, caller).await?;
     let (streaming, include_usage) = (prepared.parameters.stream, prepared.parameters.include_usage);
-    let (answer, header) = edge.offer(endpoint, caller.tenant, prepared).await?;
+    let (answer, header) = edge.offer(endpoint, caller, prepared).await?;
     if streaming {
         return Ok(stream::response(answer, Chunks::new(header, include_usage)));
     }
@@ -90,14 +113,4 @@ fn card(edge: &Edge) -> Value {
         "owned_by": "sluice",
         "max_model_len": model.max_model_len,
     })
-}
-
-pub(crate) async fn no_such_path(uri: Uri) -> ApiError {
-    let message = format!("there is nothing at `{}`", shown(uri.path()));
-    ApiError::new(StatusCode::NOT_FOUND, "path_not_found", message)
-}
-
-pub(crate) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    let message = format!("`{}` does not take the method {}", shown(uri.path()), shown(method.as_str()));
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }

@@ -46,7 +46,7 @@ pub async fn serve(
             accepted = accept(&listener, &room) => accepted,
         };
         let counted = metrics.as_ref().map(EdgeMetrics::connection);
-        let connection = connection(stream, router.clone(), limits.read, phase.clone());
+        let connection = connection(stream, router.clone(), limits.header_time, phase.clone());
         connections.spawn(async move {
             connection.await;
             drop((counted, permit));
@@ -101,6 +101,6 @@ async fn connection(stream: TcpStream, router: Router, read: Duration, mut phase
 }
 
 /// A phase at or behind `goal`, or nobody left who could set one.
-async fn reached(phase: &mut watch::Receiver<Phase>, goal: Phase) {
+pub(crate) async fn reached(phase: &mut watch::Receiver<Phase>, goal: Phase) {
     let _phase = phase.wait_for(|phase| *phase >= goal).await;
 }

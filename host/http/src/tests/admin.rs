@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::client::{get, post, send};
 use crate::admin::admin_router;
 use crate::config::EdgeLimits;
+use crate::gate::Gate;
 use crate::serve::{Phase, serve};
 
 struct NoLoader;
@@ -34,7 +35,7 @@ async fn every_route_and_its_errors() {
     let address = listener.local_addr().unwrap();
     let (_phase, phases) = watch::channel(Phase::Serving);
     let limits = EdgeLimits { component_bytes: 100, ..EdgeLimits::default() };
-    tokio::spawn(serve(listener, admin_router(Arc::new(control), limits), limits, None, phases));
+    tokio::spawn(serve(listener, admin_router(Arc::new(control), limits, Gate::open()), limits, None, phases));
 
     const WASM: &str = "application/wasm";
     let deploy = |query: &str| post(&format!("/admin/policies{query}"), WASM, "x");

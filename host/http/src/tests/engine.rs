@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{EndOfStream, Failure, FailureKind, FinishReason, PromptVariants, Request, SampledToken, SinkClosed, TokenEvent};
+use sluice_core::{
+    EndOfStream, Failure, FailureKind, FinishReason, PromptVariants, Request, SampledToken, SinkClosed, TokenEvent,
+};
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_engine::order::Stopped;
 use sluice_telemetry::Metrics;
@@ -14,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::config::{EdgeConfig, EdgeLimits, ModelCard, SamplingDefaults};
 use crate::edge::{Edge, EdgeParts};
+use crate::gate::Gate;
 use crate::openai::openai_router;
 use crate::serve::{Phase, serve};
 use crate::text::{Decoder, Message, ModelText, TextError};
@@ -93,7 +96,7 @@ pub(super) fn config() -> EdgeConfig {
             created_unix: 5,
         },
         defaults: SamplingDefaults::default(),
-        limits: EdgeLimits { body_bytes: 10_000, read: Duration::from_millis(500), ..EdgeLimits::default() },
+        limits: EdgeLimits { body_bytes: 10_000, body_time: Duration::from_millis(500), ..EdgeLimits::default() },
         seed: 0xabc,
     }
 }
@@ -149,7 +152,7 @@ pub(super) async fn start(config: EdgeConfig, pool: PoolHandle) -> (SocketAddr, 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (phase, phases) = watch::channel(Phase::Serving);
-    let router = openai_router(Arc::clone(&edge));
+    let router = openai_router(Arc::clone(&edge), Gate::open());
     tokio::spawn(serve(listener, router, limits, Some(metrics.edge.clone()), phases));
     (address, edge, phase)
 }
