@@ -1,6 +1,6 @@
 //! What the HTTP edge counts by itself.
 
-use prometheus::{IntGauge, Result};
+use prometheus::{IntCounter, IntGauge, Result};
 
 use crate::make::Maker;
 
@@ -8,6 +8,28 @@ use crate::make::Maker;
 pub struct EdgeMetrics {
     connections: IntGauge,
     answers: IntGauge,
+    /// In the order of `Timeout::ALL`.
+    timeouts: [IntCounter; Timeout::ALL.len()],
+}
+
+/// What took longer than it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timeout {
+    /// The TLS handshake of a connection.
+    Handshake,
+    Header,
+    /// The next request on a connection.
+    Idle,
+    Body,
+    /// The client, to take what was written for it.
+    WriteStall,
+    /// The request, to leave the queue.
+    Queue,
+    FirstToken,
+    /// The token after another one.
+    Stall,
+    /// The whole answer.
+    Total,
 }
 
 /// Counts as one as long as it lives.
@@ -15,10 +37,17 @@ pub struct Counted(IntGauge);
 
 impl EdgeMetrics {
     pub(crate) fn new(make: &Maker<'_>) -> Result<Self> {
+        let help = "Connections, requests and answers that were ended because something took too long.";
+        let timeouts = make.counters("sluice_timeouts_total", help, &["kind"])?;
         Ok(Self {
+            timeouts: Timeout::ALL.map(|kind| timeouts.with_label_values(&[kind.as_str()])),
             connections: make.gauge("sluice_http_connections", "Open connections of the OpenAI listener.")?,
             answers: make.gauge("sluice_http_answers_in_progress", "Answers that are being made, streaming or not.")?,
         })
+    }
+
+    pub fn timed_out(&self, what: Timeout) {
+        self.timeouts[what as usize].inc();
     }
 
     pub fn connection(&self) -> Counted {
@@ -27,6 +56,35 @@ impl EdgeMetrics {
 
     pub fn answer(&self) -> Counted {
         Counted::new(&self.answers)
+    }
+}
+
+impl Timeout {
+    const ALL: [Self; 9] = [
+        Self::Handshake,
+        Self::Header,
+        Self::Idle,
+        Self::Body,
+        Self::WriteStall,
+        Self::Queue,
+        Self::FirstToken,
+        Self::Stall,
+        Self::Total,
+    ];
+
+    /// The label, and the stem of the error's code where there is an answer.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Header => "header",
+            Self::Idle => "idle",
+            Self::Body => "body",
+            Self::WriteStall => "write_stall",
+            Self::Queue => "queue",
+            Self::FirstToken => "first_token",
+            Self::Stall => "stall",
+            Self::Total => "total",
+        }
     }
 }
 

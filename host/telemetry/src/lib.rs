@@ -8,5 +8,5 @@ mod make;
 mod metrics;
 mod policy;
 
-pub use edge::{Counted, EdgeMetrics};
+pub use edge::{Counted, EdgeMetrics, Timeout};
 pub use metrics::{Metrics, MetricsError};
