@@ -1,4 +1,4 @@
-//! One answer on its way to the client: tokens in, text out, no stop string ever.
+//! One answer on its way to the client: tokens in, text out, up to a stop string.
 
 use std::sync::Arc;
 
@@ -16,6 +16,12 @@ impl Answer {
     pub fn new<S: AsRef<str>>(tokenizer: &Arc<Tokenizer>, stops: &[S]) -> Result<Self, StopError> {
         let stop = StopMatcher::new(stops)?;
         Ok(Self { detokenizer: Detokenizer::new(tokenizer), stop, piece: String::new() })
+    }
+
+    /// Shows the stop string that ends the answer.
+    #[must_use]
+    pub fn including_stop(self, included: bool) -> Self {
+        Self { stop: self.stop.including(included), ..self }
     }
 
     /// Appends what can be shown after this token. True once a stop string has matched; nothing follows then.

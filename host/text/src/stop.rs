@@ -1,4 +1,4 @@
-//! Finds stop strings in streamed text: never emits one, and holds back only what may be the beginning of one.
+//! Finds stop strings in streamed text: holds back only what may be the beginning of one, and emits one only if asked.
 
 use crate::StopError;
 
@@ -13,6 +13,8 @@ pub struct StopMatcher {
     patterns: Vec<Pattern>,
     held: String,
     stopped: bool,
+    /// What matched is emitted too.
+    included: bool,
 }
 
 /// Knuth, Morris and Pratt's automaton, so that a byte costs the same whatever the stop string. It works on bytes:
@@ -31,10 +33,16 @@ impl StopMatcher {
             return Err(StopError::TooMany { count: stops.len(), limit: MAX_STOPS });
         }
         let patterns = stops.iter().map(|stop| Pattern::new(stop.as_ref())).collect::<Result<_, _>>()?;
-        Ok(Self { patterns, held: String::new(), stopped: false })
+        Ok(Self { patterns, held: String::new(), stopped: false, included: false })
     }
 
-    /// Appends to `out` what certainly precedes any stop string. True once one has matched; nothing follows then.
+    /// Emits the stop string that matched as the end of the text.
+    #[must_use]
+    pub fn including(self, included: bool) -> Self {
+        Self { included, ..self }
+    }
+
+    /// Appends to `out` what certainly precedes any stop string, and the one that matches if it is included. True once one has matched; nothing follows then.
     pub fn push(&mut self, text: &str, out: &mut String) -> bool {
         if self.stopped {
             return true;
@@ -43,7 +51,8 @@ impl StopMatcher {
         self.held.push_str(text);
         for (at, &byte) in text.as_bytes().iter().enumerate() {
             if let Some(length) = self.advance(byte) {
-                out.push_str(&self.held[..before + at + 1 - length]);
+                let hidden = if self.included { 0 } else { length };
+                out.push_str(&self.held[..before + at + 1 - hidden]);
                 self.held.clear();
                 self.stopped = true;
                 return true;
@@ -154,6 +163,17 @@ mod tests {
         check(&["bc", "abc"], &[("xab", "x", false), ("c", "", true)]);
         check(&["é!"], &[("caf", "caf", false), ("é", "", false), ("?", "é?", false)]);
         check(&["\n\n"], &[("a\n", "a", false), ("b\n", "\nb", false), ("\n", "", true)]);
+    }
+
+    #[test]
+    fn a_stop_string_that_is_included_ends_the_text() {
+        let mut matcher = StopMatcher::new(&["END", "é"]).unwrap().including(true);
+        let mut out = String::new();
+        assert!(!matcher.push("the E", &mut out));
+        assert_eq!(out, "the ");
+        assert!(matcher.push("ND more", &mut out));
+        matcher.finish(&mut out);
+        assert_eq!(out, "the END");
     }
 
     #[test]

@@ -85,6 +85,12 @@ impl Text {
         Ok(self.begin(self.tokenizer.encode_from_start(text)?))
     }
 
+    /// The tokens of a plain text without those that the model wants at the very beginning.
+    pub fn tokens(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {
+        self.tokenizer.check_length(text.len(), most)?;
+        Ok(self.tokenizer.encode(text)?)
+    }
+
     fn begin(&self, mut prompt: Vec<u32>) -> Vec<u32> {
         if let Some(first) = self.first
             && prompt.first() != Some(&first)
