@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use sluice_core::{Batch, Clock, Executor, ExecutorError, Nanos, Sampled, StepOutput, StepTimes, Ticket};
+use rayon::prelude::*;
+use sluice_core::{
+    Batch, Clock, Draw, Executor, ExecutorError, Nanos, RequestId, Row, Sampled, Score, Scored, ScoredToken,
+    StepOutput, StepTimes, Ticket,
+};
 
 use crate::kv::KvCache;
+use crate::logprobs::{NotANumber, check_finite, score};
 use crate::memory::NoMemory;
 use crate::model::Model;
-use crate::sampling::Sampler;
+use crate::sampling::{Drawing, Sampler};
 use crate::scratch::Scratch;
-use crate::step::{ModelLimits, Step, StepLimits};
+use crate::step::{ModelLimits, ScoredPlace, Step, StepLimits};
 
 /// One replica's: its own cache, a model that others may share.
 pub struct CpuExecutor {
@@ -21,6 +26,8 @@ pub struct CpuExecutor {
     scratch: Scratch,
     step: Step,
     sampler: Sampler,
+    /// Tokens whose logits are computed at a time.
+    group: Vec<usize>,
     submitted: u64,
     finished: Option<(Ticket, StepOutput)>,
 }
@@ -39,20 +46,70 @@ impl CpuExecutor {
             scratch: Scratch::new(&size, limits.max_tokens, limits.max_rows)?,
             step: Step::new(&limits),
             sampler: Sampler::default(),
+            group: Vec::with_capacity(limits.max_rows as usize),
             submitted: 0,
             finished: None,
             model,
         })
     }
 
-    fn sample(&mut self, batch: &Batch) -> StepOutput {
+    /// Within the pool, so that a layer's parts are handed over by work stealing and no thread sleeps in between.
+    fn compute(&mut self, batch: &Batch) -> StepOutput {
+        rayon::scope(|_| {
+            self.model.forward(&self.step, &mut self.cache, &mut self.scratch);
+            self.model.logits(&self.step.sampled, &mut self.scratch);
+            let sampled = self.sample(batch);
+            StepOutput { sampled, scored: self.score(batch), ..StepOutput::default() }
+        })
+    }
+
+    fn sample(&mut self, batch: &Batch) -> Vec<(RequestId, Sampled)> {
         let rows = batch.rows.iter().filter_map(|row| Some((row, row.draw.as_ref()?)));
         let draws = rows.zip(self.scratch.logits()).map(|((row, draw), logits)| {
-            let drawn = self.sampler.sample(logits, &draw.params, row.start + row.tokens);
+            let drawn = self.sampler.sample(logits, &drawing(batch, row, draw));
             (row.sequence, drawn.map_or_else(|error| Sampled::Failed(error.to_string()), Sampled::Token))
         });
-        StepOutput { sampled: draws.collect(), ..StepOutput::default() }
+        draws.collect()
     }
+
+    /// Group by group, as many as `scratch` has rows of logits for.
+    fn score(&mut self, batch: &Batch) -> Vec<(RequestId, Scored)> {
+        let mut scores = Vec::with_capacity(self.step.scored.len());
+        for places in self.step.scored.chunks(self.limits.max_rows.max(1) as usize) {
+            self.group.clear();
+            self.group.extend(places.iter().map(|place| place.after));
+            self.model.logits(&self.group, &mut self.scratch);
+            let rows: Vec<_> = places.iter().zip(self.scratch.logits()).collect();
+            scores.par_extend(rows.into_par_iter().map(|(place, logits)| score_place(place, logits)));
+        }
+        let mut scores = scores.into_iter();
+        let rows = batch.rows.iter().filter_map(|row| Some((row, row.score?)));
+        rows.map(|(row, score)| (row.sequence, scored(scores.by_ref().take(count(row, score)).collect()))).collect()
+    }
+}
+
+/// What the engine says of a draw; [`Step::fill`] has checked where its history lies.
+fn drawing<'a>(batch: &'a Batch, row: &Row, draw: &'a Draw) -> Drawing<'a> {
+    let history = &batch.history[draw.history_offset..][..draw.history_tokens];
+    let (prompt, answer) = history.split_at(history.len().min(row.prompt_tokens as usize));
+    let forbidden = draw.forbidden.as_deref().unwrap_or_default();
+    Drawing { params: &draw.params, position: row.start + row.tokens, prompt, answer, forbidden }
+}
+
+fn score_place(place: &ScoredPlace, logits: &[f32]) -> Result<ScoredToken, NotANumber> {
+    check_finite(logits, place.position)?;
+    Ok(score(logits, place.token, place.alternatives))
+}
+
+/// How many tokens of a row are scored: all but its first, and the one behind it.
+fn count(row: &Row, score: Score) -> usize {
+    row.tokens as usize - 1 + usize::from(score.next.is_some())
+}
+
+/// One place without a number fails its row.
+fn scored(places: Vec<Result<ScoredToken, NotANumber>>) -> Scored {
+    let tokens: Result<_, _> = places.into_iter().collect();
+    tokens.map_or_else(|error: NotANumber| Scored::Failed(error.to_string()), Scored::Tokens)
 }
 
 impl Executor for CpuExecutor {
@@ -64,9 +121,7 @@ impl Executor for CpuExecutor {
         let filled = self.step.fill(batch, &self.limits, &self.model_limits);
         filled.map_err(|error| failed(error.to_string()))?;
         let started = self.clock.now();
-        // Within the pool, so that a layer's parts are handed over by work stealing and no thread sleeps in between.
-        rayon::scope(|_| self.model.forward(&self.step, &mut self.cache, &mut self.scratch));
-        let mut output = self.sample(batch);
+        let mut output = self.compute(batch);
         let finished = self.clock.now();
         output.times = StepTimes { submitted: now, finished, device: finished.saturating_sub(started) };
         self.submitted += 1;
@@ -108,11 +163,17 @@ mod tests {
         }
 
         fn forward(&self, step: &Step, _cache: &mut KvCache, scratch: &mut Scratch) {
-            let logits = scratch.logits.rows_mut(step.sampled.len());
+            let hidden = scratch.hidden.rows_mut(step.tokens.len());
+            hidden.iter_mut().zip(&step.tokens).for_each(|(hidden, token)| *hidden = *token as f32);
+        }
+
+        fn logits(&self, tokens: &[usize], scratch: &mut Scratch) {
+            scratch.gather(tokens);
+            let Scratch { branch, logits, .. } = scratch;
+            let logits = logits.rows_mut(tokens.len());
             logits.fill(0.0);
-            for (row, token) in logits.chunks_exact_mut(self.0.dimensions.vocab).zip(&step.sampled) {
-                let token = step.tokens[*token];
-                row[token as usize] = if token == 3 { f32::NAN } else { 1.0 };
+            for (row, token) in logits.chunks_exact_mut(self.0.dimensions.vocab).zip(branch.rows(tokens.len())) {
+                row[*token as usize] = if *token == 3.0 { f32::NAN } else { 1.0 };
             }
         }
     }
@@ -166,6 +227,63 @@ mod tests {
         assert_eq!(output.sampled[2..], [(RequestId(3), token(1))]);
         assert_eq!(output.times, StepTimes { submitted: 7, finished: 110, device: 10 });
         assert_eq!(executor.collect(9).unwrap(), None);
+    }
+
+    /// What is drawn after token 5 by these parameters, where this was drawn before and these are forbidden.
+    fn draw_after_5(change: fn(&mut SamplingParams), history: &[u32], forbidden: &[u32]) -> u32 {
+        let mut params = SamplingParams::greedy();
+        change(&mut params);
+        let mut batch = batch(&[(TokenSource::Known(2), false), (TokenSource::Known(5), true)]);
+        batch.history = [&[5, 5, 5], history].concat();
+        let draw = Draw { history_offset: 3, history_tokens: history.len(), ..Draw::new(params) };
+        batch.rows[1].draw = Some(Draw { forbidden: Some(forbidden.into()), ..draw });
+        let mut executor = executor();
+        executor.submit(&batch, 0).unwrap();
+        match executor.collect(0).unwrap().unwrap().1.sampled.remove(0).1 {
+            Sampled::Token(token) => token.token,
+            Sampled::Failed(why) => panic!("{why}"),
+        }
+    }
+
+    #[test]
+    fn a_draw_knows_its_own_history_and_what_it_must_not_give() {
+        let present: fn(&mut SamplingParams) = |params| params.presence_penalty = 2.0;
+        assert_eq!(draw_after_5(present, &[1, 2], &[]), 5);
+        assert_eq!(draw_after_5(present, &[5, 2], &[]), 5, "the prompt is one token long");
+        assert_eq!(draw_after_5(present, &[2, 5], &[]), 0);
+        assert_eq!(draw_after_5(|params| params.repetition_penalty = 0.5, &[5], &[]), 5);
+        assert_eq!(draw_after_5(|_| {}, &[], &[5, 0]), 1);
+    }
+
+    /// One row of these tokens, scored.
+    fn scored_batch(tokens: &[u32], next: Option<u32>) -> Batch {
+        let mut batch = batch(&[(TokenSource::Known(1), false)]);
+        batch.tokens = tokens.iter().copied().map(TokenSource::Known).collect();
+        batch.blocks = (0..3).map(BlockId).collect();
+        batch.rows[0].tokens = tokens.len() as u32;
+        batch.rows[0].block_count = 3;
+        batch.rows[0].score = Some(Score { alternatives: 1, next });
+        batch
+    }
+
+    #[test]
+    fn a_prompt_is_scored_in_groups_and_fails_alone() {
+        let mut executor = executor();
+        let tokens = [1, 1, 2, 2, 4, 4, 5, 5, 6];
+        let mut batch = scored_batch(&tokens, Some(6));
+        let other = scored_batch(&[3, 7], None);
+        batch.rows.push(Row { sequence: RequestId(1), token_offset: 9, block_offset: 3, ..other.rows[0].clone() });
+        batch.tokens.extend(other.tokens);
+        batch.blocks.extend((3..6).map(BlockId));
+        executor.submit(&batch, 0).unwrap();
+        let scored = executor.collect(0).unwrap().unwrap().1.scored;
+        let [(RequestId(0), Scored::Tokens(first)), (RequestId(1), Scored::Failed(second))] = &scored[..] else {
+            panic!("{scored:?}");
+        };
+        assert_eq!(first.iter().map(|scored| scored.token).collect::<Vec<_>>(), [1, 2, 2, 4, 4, 5, 5, 6, 6]);
+        let likely: Vec<bool> = first.iter().map(|scored| scored.top[0].token == scored.token).collect();
+        assert_eq!(likely, [true, false, true, false, true, false, true, false, true]);
+        assert!(second.contains("NaN") && second.contains("position 1"), "{second}");
     }
 
     #[test]

@@ -68,10 +68,14 @@ impl Model for Decoder {
             layer.mlp.forward(rows, scratch);
             scratch.add_branch(rows);
         }
-        let sampled = scratch.keep(&step.sampled);
-        self.norm.forward(scratch.hidden.rows(sampled), scratch.normed.rows_mut(sampled));
+    }
+
+    fn logits(&self, tokens: &[usize], scratch: &mut Scratch) {
+        let rows = tokens.len();
+        scratch.gather(tokens);
+        self.norm.forward(scratch.branch.rows(rows), scratch.normed.rows_mut(rows));
         let Scratch { normed, logits, groups, .. } = scratch;
-        self.head.forward(normed.rows(sampled), logits.rows_mut(sampled), groups);
+        self.head.forward(normed.rows(rows), logits.rows_mut(rows), groups);
     }
 }
 

@@ -3,12 +3,14 @@
 //! Promise: whatever form its weights are in, a sequence's logits are the same bits whatever else is in the batch,
 //! however its prompt is cut into chunks, wherever its blocks lie, and after it was preempted and computed again.
 
+mod adjuster;
 pub mod blueprint;
 mod cpu;
 mod decoder;
 mod embedded;
 mod kv;
 mod layers;
+mod logprobs;
 mod memory;
 mod model;
 mod perplexity;

@@ -16,9 +16,13 @@ use crate::{qwen, qwen2, qwen3};
 pub trait Model: Send + Sync {
     fn info(&self) -> &ModelInfo;
 
-    /// Called once per step. Writes the step's keys and values into the cache and one row of logits per sampled
-    /// token into `scratch`. A row's logits depend on its sequence alone.
+    /// Called once per step. Writes the step's keys and values into the cache, and what the layers make of its tokens
+    /// into `scratch`.
     fn forward(&self, step: &Step, cache: &mut KvCache, scratch: &mut Scratch);
+
+    /// Called after `forward` for some of the step's tokens at a time, by their index, as many as `scratch` has room
+    /// for: writes one row of logits for each. A token's logits depend on its sequence alone.
+    fn logits(&self, tokens: &[usize], scratch: &mut Scratch);
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

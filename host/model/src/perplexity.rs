@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use sluice_core::{Batch, BlockId, Draw, RequestId, Row, SamplingParams, TokenSource};
+use sluice_core::{Batch, BlockId, RequestId, Row, TokenSource};
 
 use crate::kv::KvCache;
+use crate::logprobs::log_sum_exp;
 use crate::memory::NoMemory;
 use crate::model::Model;
-use crate::sampling::log_sum_exp;
 use crate::scratch::Scratch;
 use crate::step::{ModelLimits, Step, StepLimits};
 
@@ -33,6 +33,8 @@ pub struct Scorer {
     cache: KvCache,
     scratch: Scratch,
     step: Step,
+    /// The indices of a step's tokens: all of them have logits.
+    tokens: Vec<usize>,
 }
 
 /// Why a text has no perplexity.
@@ -71,6 +73,7 @@ impl Scorer {
             cache: KvCache::new(&size, limits.blocks, limits.block_tokens)?,
             scratch: Scratch::new(&size, CHUNK, CHUNK)?,
             step: Step::new(&limits),
+            tokens: (0..CHUNK as usize).collect(),
             limits,
             model,
         })
@@ -104,6 +107,7 @@ impl Scorer {
             let filled = self.step.fill(&batch, &self.limits, &self.model_limits);
             filled.expect("the window fits the model, and its tokens the vocabulary");
             self.model.forward(&self.step, &mut self.cache, &mut self.scratch);
+            self.model.logits(&self.tokens[..end - start], &mut self.scratch);
             let scores = self.scratch.logits().zip(start..end).filter(|(_, position)| position + 1 >= first);
             for (logits, position) in scores {
                 sum += negative_log_likelihood(logits, window[position + 1]).ok_or(position)?;
@@ -113,24 +117,22 @@ impl Scorer {
     }
 }
 
-/// A row for each position, so that all of them have logits.
+/// One row of these positions, of which nothing is drawn.
 fn batch(window: &[u32], positions: Range<usize>, blocks: u32) -> Batch {
-    let (start, prompt_tokens) = (positions.start, window.len() as u32);
-    let draw = Some(Draw::new(SamplingParams::greedy()));
-    let row = |position: usize| Row {
+    let row = Row {
         sequence: RequestId(0),
-        start: position as u32,
-        tokens: 1,
-        prompt_tokens,
-        token_offset: position - start,
+        start: positions.start as u32,
+        tokens: positions.len() as u32,
+        prompt_tokens: window.len() as u32,
+        token_offset: 0,
         block_offset: 0,
         block_count: blocks as usize,
-        draw: draw.clone(),
+        draw: None,
         score: None,
     };
     Batch {
         step: 0,
-        rows: positions.clone().map(row).collect(),
+        rows: vec![row],
         tokens: window[positions].iter().copied().map(TokenSource::Known).collect(),
         blocks: (0..blocks).map(BlockId).collect(),
         history: Vec::new(),
@@ -161,17 +163,26 @@ mod tests {
         }
 
         fn forward(&self, step: &Step, _cache: &mut KvCache, scratch: &mut Scratch) {
-            let logits = scratch.logits.rows_mut(step.sampled.len());
+            let hidden = scratch.hidden.rows_mut(step.tokens.len());
+            for (hidden, (token, position)) in hidden.chunks_exact_mut(2).zip(step.tokens.iter().zip(&step.positions)) {
+                hidden.copy_from_slice(&[*token as f32, *position as f32]);
+            }
+        }
+
+        fn logits(&self, tokens: &[usize], scratch: &mut Scratch) {
+            scratch.gather(tokens);
+            let Scratch { branch, logits, .. } = scratch;
+            let logits = logits.rows_mut(tokens.len());
             logits.fill(0.0);
-            for (row, index) in logits.chunks_exact_mut(VOCAB).zip(&step.sampled) {
-                let (token, position) = (step.tokens[*index] as usize, step.positions[*index]);
-                row[(token + 1) % VOCAB] = if token == 7 { f32::NAN } else { position as f32 };
+            for (row, hidden) in logits.chunks_exact_mut(VOCAB).zip(branch.rows(tokens.len()).chunks_exact(2)) {
+                let token = hidden[0] as usize;
+                row[(token + 1) % VOCAB] = if token == 7 { f32::NAN } else { hidden[1] };
             }
         }
     }
 
     fn scorer(window: u32) -> Scorer {
-        let dimensions = Dimensions { vocab: VOCAB, hidden: 1, layers: 1, heads: 1, kv_heads: 1, head_dim: 2, ffn: 1 };
+        let dimensions = Dimensions { vocab: VOCAB, hidden: 2, layers: 1, heads: 1, kv_heads: 1, head_dim: 2, ffn: 1 };
         let info = ModelInfo {
             architecture: "Counting",
             parameters: 0,

@@ -1,14 +1,15 @@
 //! Draws the next token: greedy, or by temperature, min-p, top-k and top-p in vLLM's order.
 //!
-//! A draw depends on the logits, the parameters, the seed and the position, on nothing else.
-
-use std::cmp::Ordering;
+//! A draw depends on the logits, the parameters, the seed, the position and, where the parameters penalise them, on the
+//! tokens before it; on nothing else.
 
 use pulp::{Arch, Simd, WithSimd};
-use sluice_core::{Logprob, SampledToken, SamplingParams};
-
-use crate::layers::math::exp;
 use sluice_core::philox::uniform;
+use sluice_core::{SampledToken, SamplingParams};
+
+use crate::adjuster::Adjuster;
+use crate::layers::math::exp;
+use crate::logprobs::{Candidate, NotANumber, check_finite, most_likely, order, score};
 
 /// Below it a temperature means greedy, as in vLLM.
 const GREEDY_BELOW: f32 = 1e-5;
@@ -16,85 +17,99 @@ const GREEDY_BELOW: f32 = 1e-5;
 /// The first guess at how many tokens top-p keeps; more are sorted only where they are needed.
 const NUCLEUS: usize = 64;
 
+/// What a draw depends on besides the logits.
+#[derive(Clone, Copy)]
+pub(crate) struct Drawing<'a> {
+    pub(crate) params: &'a SamplingParams,
+    /// The drawn token's.
+    pub(crate) position: u32,
+    /// What came before it, where the parameters penalise that.
+    pub(crate) prompt: &'a [u32],
+    pub(crate) answer: &'a [u32],
+    /// Never drawn.
+    pub(crate) forbidden: &'a [u32],
+}
+
 /// Keeps its memory between draws.
 #[derive(Default)]
 pub(crate) struct Sampler {
+    adjuster: Adjuster,
     candidates: Vec<Candidate>,
 }
 
-#[derive(Clone, Copy)]
-struct Candidate {
-    token: u32,
-    /// A weight relative to the most likely token's, or a logit.
-    weight: f32,
+/// Why nothing can be drawn.
+#[derive(Clone, Copy, PartialEq, Debug, thiserror::Error)]
+pub(crate) enum NoDraw {
+    #[error(transparent)]
+    NotANumber(#[from] NotANumber),
+    #[error("every token of the vocabulary is forbidden at position {position}: ask for fewer stop tokens")]
+    AllForbidden { position: u32 },
 }
 
-#[derive(Clone, Copy, PartialEq, Debug, thiserror::Error)]
-#[error("the model's logit of token {token} at position {position} is {value}, so nothing can be drawn")]
-pub(crate) struct NotANumber {
-    token: usize,
-    position: u32,
-    value: f32,
+impl<'a> Drawing<'a> {
+    /// By the logits and the parameters alone.
+    pub(crate) fn new(params: &'a SamplingParams, position: u32) -> Self {
+        Self { params, position, prompt: &[], answer: &[], forbidden: &[] }
+    }
+
+    fn changes_logits(&self) -> bool {
+        self.params.penalises() || !self.params.logit_bias.is_empty() || !self.forbidden.is_empty()
+    }
 }
 
 impl Sampler {
-    /// `position` is the drawn token's. `logits` holds one number per token of the vocabulary.
-    pub(crate) fn sample(
-        &mut self,
-        logits: &[f32],
-        params: &SamplingParams,
-        position: u32,
-    ) -> Result<SampledToken, NotANumber> {
-        if let Some(token) = first_not_finite(logits) {
-            return Err(NotANumber { token, position, value: logits[token] });
+    /// `logits` holds one number per token of the vocabulary. Log-probabilities are of them as they are, whatever the
+    /// request changes about them for the draw.
+    pub(crate) fn sample(&mut self, logits: &[f32], drawing: &Drawing<'_>) -> Result<SampledToken, NoDraw> {
+        let Drawing { params, position, .. } = *drawing;
+        check_finite(logits, position)?;
+        let adjusted = if drawing.changes_logits() { self.adjuster.adjust(logits, drawing) } else { logits };
+        let best = most_likely(adjusted);
+        let max = adjusted[best as usize];
+        if max == f32::NEG_INFINITY {
+            return Err(NoDraw::AllForbidden { position });
         }
-        let best = most_likely(logits);
-        let token = if params.temperature >= GREEDY_BELOW {
-            self.draw(logits, logits[best as usize], params, position)
-        } else {
-            best
-        };
+        let token =
+            if params.temperature >= GREEDY_BELOW { draw(&mut self.candidates, adjusted, max, drawing) } else { best };
         let Some(alternatives) = params.logprobs else { return Ok(SampledToken::plain(token)) };
-        let total = log_sum_exp(logits, logits[best as usize]);
-        let logprob = |logit: f32| (f64::from(logit) - total) as f32;
-        let top = self.best(logits, usize::from(alternatives));
-        let top = top.iter().map(|best| Logprob { token: best.token, logprob: logprob(best.weight) }).collect();
-        Ok(SampledToken { token, logprob: Some(logprob(logits[token as usize])), top })
+        let scored = score(logits, token, alternatives);
+        Ok(SampledToken { token, logprob: Some(scored.logprob), top: scored.top })
     }
+}
 
-    fn draw(&mut self, logits: &[f32], max: f32, params: &SamplingParams, position: u32) -> u32 {
-        let candidates = &mut self.candidates;
-        candidates.clear();
-        candidates.extend((0..).zip(logits).map(|(token, weight)| Candidate { token, weight: *weight }));
-        Arch::new().dispatch(Weigh { candidates, max, temperature: params.temperature });
-        if params.min_p > 0.0 {
-            candidates.retain(|candidate| candidate.weight >= params.min_p.min(1.0));
-        }
-        if params.top_k > 0 {
-            keep_best(candidates, params.top_k as usize);
-        }
-        if params.top_p < 1.0 {
-            keep_nucleus(candidates, f64::from(params.top_p));
-        }
-        let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
-        let mut left = uniform(params.seed, u128::from(position)) * total;
-        for candidate in candidates.iter() {
-            left -= f64::from(candidate.weight);
-            if left < 0.0 {
-                return candidate.token;
-            }
-        }
-        // Rounding can leave a trace of the last one's share.
-        candidates.last().map_or(0, |last| last.token)
+/// `max` is the largest of `logits`.
+fn draw(candidates: &mut Vec<Candidate>, logits: &[f32], max: f32, drawing: &Drawing<'_>) -> u32 {
+    let params = drawing.params;
+    candidates.clear();
+    candidates.extend((0..).zip(logits).map(|(token, weight)| Candidate { token, weight: *weight }));
+    if !drawing.forbidden.is_empty() {
+        candidates.retain(|candidate| candidate.weight > f32::NEG_INFINITY);
     }
+    Arch::new().dispatch(Weigh { candidates, max, temperature: params.temperature });
+    if params.min_p > 0.0 {
+        candidates.retain(|candidate| candidate.weight >= params.min_p.min(1.0));
+    }
+    if params.top_k > 0 {
+        keep_best(candidates, params.top_k as usize);
+    }
+    if params.top_p < 1.0 {
+        keep_nucleus(candidates, f64::from(params.top_p));
+    }
+    pick(candidates, uniform(params.seed, u128::from(drawing.position)))
+}
 
-    /// The tokens of the largest logits, best first.
-    fn best(&mut self, logits: &[f32], count: usize) -> &[Candidate] {
-        self.candidates.clear();
-        self.candidates.extend((0..).zip(logits).map(|(token, weight)| Candidate { token, weight: *weight }));
-        keep_best(&mut self.candidates, count);
-        &self.candidates
+/// The candidate at this share, from 0 to 1, of all weight.
+fn pick(candidates: &[Candidate], share: f64) -> u32 {
+    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
+    let mut left = share * total;
+    for candidate in candidates {
+        left -= f64::from(candidate.weight);
+        if left < 0.0 {
+            return candidate.token;
+        }
     }
+    // Rounding can leave a trace of the last one's share.
+    candidates.last().map_or(0, |last| last.token)
 }
 
 /// Turns logits into weights relative to the largest one's.
@@ -113,11 +128,6 @@ impl WithSimd for Weigh<'_> {
             candidate.weight = exp((candidate.weight - self.max) / self.temperature);
         }
     }
-}
-
-/// More weight first; of equals, the smaller id first.
-fn order(a: &Candidate, b: &Candidate) -> Ordering {
-    b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
 }
 
 /// Keeps so many, sorted.
@@ -156,28 +166,6 @@ fn keep_nucleus(candidates: &mut Vec<Candidate>, share: f64) {
     }
 }
 
-fn first_not_finite(logits: &[f32]) -> Option<usize> {
-    // Times zero is zero for a number and NaN for anything else, and sums are quick.
-    let (chunks, rest) = logits.as_chunks::<16>();
-    let mut sums = [0.0f32; 16];
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x * 0.0);
-    }
-    let suspect = sums.iter().chain(rest).any(|x| !x.is_finite());
-    if suspect { logits.iter().position(|logit| !logit.is_finite()) } else { None }
-}
-
-/// Of equals, the smallest id.
-fn most_likely(logits: &[f32]) -> u32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|logit| *logit == max).unwrap_or(0) as u32
-}
-
-pub(crate) fn log_sum_exp(logits: &[f32], max: f32) -> f64 {
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
-    f64::from(max) + sum.ln()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +176,7 @@ mod tests {
     }
 
     fn draw(logits: &[f32], params: &SamplingParams, position: u32) -> u32 {
-        Sampler::default().sample(logits, params, position).unwrap().token
+        Sampler::default().sample(logits, &Drawing::new(params, position)).unwrap().token
     }
 
     /// Draws at many positions are distributed as `expected`, within five standard deviations.
@@ -240,7 +228,7 @@ mod tests {
     fn logprobs_are_of_the_raw_logits() {
         let shares = [0.1, 0.4, 0.2, 0.25, 0.05];
         let params = SamplingParams { temperature: 0.1, top_k: 1, logprobs: Some(3), ..params() };
-        let drawn = Sampler::default().sample(&logits_of(&shares), &params, 0).unwrap();
+        let drawn = Sampler::default().sample(&logits_of(&shares), &Drawing::new(&params, 0)).unwrap();
         assert_eq!(drawn.token, 1);
         assert!((drawn.logprob.unwrap() - 0.4f32.ln()).abs() < 1e-5);
         for (found, token) in drawn.top.iter().zip([1usize, 3, 2]) {
@@ -249,22 +237,50 @@ mod tests {
         }
         assert_eq!(drawn.top.len(), 3);
         let none = SamplingParams { logprobs: Some(0), ..params };
-        let drawn = Sampler::default().sample(&logits_of(&shares), &none, 0).unwrap();
+        let drawn = Sampler::default().sample(&logits_of(&shares), &Drawing::new(&none, 0)).unwrap();
         assert!(drawn.logprob.is_some() && drawn.top.is_empty());
     }
 
     #[test]
     fn what_is_not_a_number_is_refused() {
-        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for (length, token) in [(5, 3), (40, 3), (40, 38)] {
-                let mut logits = vec![0.5; length];
-                logits[token] = value;
-                for params in [params(), SamplingParams::greedy()] {
-                    let refused = Sampler::default().sample(&logits, &params, 9).unwrap_err();
-                    assert_eq!((refused.token, refused.position), (token, 9));
-                }
-            }
+        let mut logits = vec![0.5; 40];
+        logits[38] = f32::NAN;
+        for params in [params(), SamplingParams::greedy()] {
+            let refused = Sampler::default().sample(&logits, &Drawing::new(&params, 9)).unwrap_err();
+            assert!(matches!(refused, NoDraw::NotANumber(found) if (found.token, found.position) == (38, 9)));
         }
+    }
+
+    #[test]
+    fn what_is_forbidden_is_never_drawn_and_not_everything_can_be() {
+        let logits = [100.0, -100.0, 100.0];
+        for params in [params(), SamplingParams::greedy(), SamplingParams { top_k: 1, ..params() }] {
+            let forbidding = |forbidden| Drawing { forbidden, ..Drawing::new(&params, 3) };
+            let drawn = Sampler::default().sample(&logits, &forbidding(&[0, 2, 7])).unwrap();
+            assert_eq!(drawn.token, 1, "by {params:?}");
+            let refused = Sampler::default().sample(&logits, &forbidding(&[2, 1, 0]));
+            assert_eq!(refused, Err(NoDraw::AllForbidden { position: 3 }));
+        }
+    }
+
+    #[test]
+    fn penalties_and_bias_change_the_draw_and_not_the_logprobs() {
+        let (logits, answer) = ([2.0, 1.5, 1.0], [0, 0]);
+        let check = |change: fn(&mut SamplingParams), expected: u32| {
+            let mut params = SamplingParams { logprobs: Some(3), ..SamplingParams::greedy() };
+            change(&mut params);
+            let drawn = Sampler::default().sample(&logits, &Drawing { answer: &answer, ..Drawing::new(&params, 0) });
+            let drawn = drawn.unwrap();
+            assert_eq!(drawn.token, expected, "by {params:?}");
+            let scored = score(&logits, expected, 3);
+            assert_eq!((drawn.logprob, drawn.top), (Some(scored.logprob), scored.top));
+        };
+        check(|_| {}, 0);
+        check(|params| params.presence_penalty = 0.6, 1);
+        check(|params| params.frequency_penalty = 0.3, 1);
+        check(|params| params.repetition_penalty = 1.5, 1);
+        check(|params| params.logit_bias = vec![(2, 1.5)], 2);
+        check(|params| params.logit_bias = vec![(0, -100.0), (1, -100.0), (9, 100.0)], 2);
     }
 
     proptest! {
@@ -281,13 +297,32 @@ mod tests {
             let params = SamplingParams { temperature, top_p, top_k, min_p, seed, ..SamplingParams::greedy() };
             let token = draw(&logits, &params, position);
             let mut used = Sampler::default();
-            used.sample(&logits[..1], &params, 0).unwrap();
-            prop_assert_eq!(used.sample(&logits, &params, position).unwrap().token, token);
+            let penalising = SamplingParams { presence_penalty: 1.0, ..params.clone() };
+            used.sample(&logits[..1], &Drawing { answer: &[0, 3], ..Drawing::new(&penalising, 0) }).unwrap();
+            prop_assert_eq!(used.sample(&logits, &Drawing::new(&params, position)).unwrap().token, token);
             let better = logits.iter().filter(|logit| **logit > logits[token as usize]).count();
             prop_assert!(top_k == 0 || better < top_k as usize);
             let max = logits.iter().copied().fold(f32::MIN, f32::max);
             let ratio = ((logits[token as usize] - max) / temperature.max(1e-6)).exp();
             prop_assert!(ratio >= min_p.min(1.0) - 1e-5);
+        }
+
+        #[test]
+        fn whatever_the_parameters_nothing_forbidden_is_drawn(
+            logits in prop::collection::vec(any::<f32>().prop_filter("finite", |logit| logit.is_finite()), 2..100),
+            numbers: [f32; 7],
+            top_k: u32,
+            history in prop::collection::vec(0u32..110, 0..50),
+            forbidden in prop::collection::vec(1u32..110, 0..50),
+        ) {
+            let [temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, bias] = numbers;
+            let params = SamplingParams {
+                temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty,
+                logit_bias: vec![(1, bias)], ..params()
+            };
+            let drawing = Drawing { answer: &history, forbidden: &forbidden, ..Drawing::new(&params, 0) };
+            let token = Sampler::default().sample(&logits, &drawing).unwrap().token;
+            prop_assert!((token as usize) < logits.len() && !forbidden.contains(&token));
         }
 
         #[test]

@@ -18,7 +18,7 @@ pub struct Scratch {
     pub(crate) gated: Rows,
     /// Cosines and sines of each token's position.
     pub(crate) angles: Rows,
-    /// One row per token that is sampled from.
+    /// One row per token whose logits are computed at a time.
     pub(crate) logits: Rows,
     /// Of [`Linear::forward`].
     pub(crate) groups: Vec<Group>,
@@ -77,16 +77,15 @@ impl Scratch {
         self.hidden.rows_mut(rows).iter_mut().zip(branch).for_each(|(hidden, branch)| *hidden += branch);
     }
 
-    /// Moves the rows of the residual stream that are still needed to its front; `tokens` ascend. Returns how many.
-    pub(crate) fn keep(&mut self, tokens: &[usize]) -> usize {
+    /// Copies these rows of the residual stream to where no branch is needed any more.
+    pub(crate) fn gather(&mut self, tokens: &[usize]) {
         let width = self.hidden.width;
-        for (row, token) in tokens.iter().enumerate() {
-            self.hidden.data.copy_within(token * width..(token + 1) * width, row * width);
+        for (row, token) in self.branch.rows_mut(tokens.len()).chunks_exact_mut(width).zip(tokens) {
+            row.copy_from_slice(&self.hidden.data[token * width..][..width]);
         }
-        tokens.len()
     }
 
-    /// One row per sampled token, in the step's order.
+    /// One row per token whose logits were computed last, in their order.
     pub(crate) fn logits(&self) -> impl Iterator<Item = &[f32]> {
         self.logits.data.chunks_exact(self.logits.width)
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sluice_core::{Batch, RequestId, Row, TokenSource};
+use sluice_core::{Batch, RequestId, Row, Score, TokenSource};
 
 /// What a step may hold; everything that grows with a step is allocated for this much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,8 +29,10 @@ pub(crate) struct ModelLimits {
 pub struct Step {
     pub(crate) tokens: Vec<u32>,
     pub(crate) positions: Vec<u32>,
-    /// Indices into `tokens` of those whose logits are wanted.
+    /// Indices into `tokens` of those after which a token is drawn.
     pub(crate) sampled: Vec<usize>,
+    /// Those after which a token of the prompt is scored.
+    pub(crate) scored: Vec<ScoredPlace>,
     /// Each token's row.
     rows: Vec<usize>,
     /// Each row's prompt, as long as it came.
@@ -39,6 +41,16 @@ pub struct Step {
     tables: Vec<Range<usize>>,
     blocks: Vec<u32>,
     block_tokens: usize,
+}
+
+/// A token of a prompt that is to be scored by the logits after the token before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ScoredPlace {
+    /// Index into `tokens` of the token before.
+    pub(crate) after: usize,
+    pub(crate) token: u32,
+    pub(crate) position: u32,
+    pub(crate) alternatives: u8,
 }
 
 /// The engine asked for something that cannot be computed: a bug of the engine.
@@ -52,7 +64,7 @@ pub(crate) enum BadBatch {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum RowProblem {
-    #[error("reaches outside the batch's tokens or blocks")]
+    #[error("reaches outside the batch's tokens, blocks or history")]
     Range,
     #[error("has no tokens")]
     Empty,
@@ -112,6 +124,7 @@ impl Step {
         self.tokens.clear();
         self.positions.clear();
         self.sampled.clear();
+        self.scored.clear();
         self.rows.clear();
         self.prompts.clear();
         self.tables.clear();
@@ -144,9 +157,30 @@ impl Step {
         let table = self.blocks.len();
         self.blocks.extend(blocks.iter().map(|block| block.0));
         self.tables.push(table..self.blocks.len());
-        if row.draw.is_some() {
+        if let Some(draw) = &row.draw {
+            slice(&batch.history, draw.history_offset, draw.history_tokens).ok_or(RowProblem::Range)?;
             self.sampled.push(self.tokens.len() - 1);
         }
+        if let Some(score) = row.score {
+            self.add_scored(row, score, model.vocab)?;
+        }
+        Ok(())
+    }
+
+    /// The row's tokens are the last that were added.
+    fn add_scored(&mut self, row: &Row, score: Score, vocab: u32) -> Result<(), RowProblem> {
+        if let Some(token) = score.next.filter(|token| *token >= vocab) {
+            return Err(RowProblem::Token { token, vocab });
+        }
+        let first = self.tokens.len() - row.tokens as usize;
+        let given = self.tokens[first + 1..].iter().copied().chain(score.next);
+        let places = given.zip(first..).zip(row.start + 1..).map(|((token, after), position)| ScoredPlace {
+            after,
+            token,
+            position,
+            alternatives: score.alternatives,
+        });
+        self.scored.extend(places);
         Ok(())
     }
 }
@@ -166,7 +200,7 @@ fn slice<T>(all: &[T], offset: usize, count: usize) -> Option<&[T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_core::BlockId;
+    use sluice_core::{BlockId, Draw, SamplingParams};
 
     const LIMITS: StepLimits = StepLimits { blocks: 4, block_tokens: 2, max_tokens: 4, max_rows: 2 };
     const MODEL: ModelLimits = ModelLimits { vocab: 10, max_model_len: 7 };
@@ -185,7 +219,7 @@ mod tests {
             score: None,
         };
         let tokens = [1, 2, 9].map(TokenSource::Known).to_vec();
-        Batch { step: 1, rows: vec![row], tokens, blocks: [3, 0, 2].map(BlockId).to_vec(), history: Vec::new() }
+        Batch { step: 1, rows: vec![row], tokens, blocks: [3, 0, 2].map(BlockId).to_vec(), history: vec![1, 2] }
     }
 
     fn check(change: impl FnOnce(&mut Batch), expected: Result<(), RowProblem>) {
@@ -211,6 +245,13 @@ mod tests {
         check(|batch| batch.blocks[1] = BlockId(4), Err(RowProblem::Block { block: 4, blocks: 4 }));
         check(|batch| batch.tokens[1] = TokenSource::Known(10), Err(RowProblem::Token { token: 10, vocab: 10 }));
         check(|batch| batch.tokens[2] = TokenSource::PreviousStep, Err(RowProblem::PreviousStep));
+        check(|batch| batch.rows[0].score = score(Some(10)), Err(RowProblem::Token { token: 10, vocab: 10 }));
+        let draw = |history_offset, history_tokens| {
+            Some(Draw { history_offset, history_tokens, ..Draw::new(SamplingParams::greedy()) })
+        };
+        check(|batch| batch.rows[0].draw = draw(0, 2), Ok(()));
+        check(|batch| batch.rows[0].draw = draw(1, 2), Err(RowProblem::Range));
+        check(|batch| batch.rows[0].draw = draw(usize::MAX, 2), Err(RowProblem::Range));
     }
 
     #[test]
@@ -219,6 +260,23 @@ mod tests {
         batch.rows[0].tokens = 5;
         let refused = Step::new(&LIMITS).fill(&batch, &LIMITS, &MODEL);
         assert_eq!(refused, Err(BadBatch::TooLarge { rows: 1, tokens: 5, max_rows: 2, max_tokens: 4 }));
+    }
+
+    fn score(next: Option<u32>) -> Option<Score> {
+        Some(Score { alternatives: 3, next })
+    }
+
+    #[test]
+    fn a_run_is_scored_after_each_of_its_tokens_but_where_nothing_follows() {
+        for next in [None, Some(4)] {
+            let mut batch = batch();
+            batch.rows[0].score = score(next);
+            let mut step = Step::new(&LIMITS);
+            step.fill(&batch, &LIMITS, &MODEL).unwrap();
+            let place = |(after, token)| ScoredPlace { after, token, position: after as u32 + 3, alternatives: 3 };
+            let expected: Vec<_> = (0..).zip([2, 9].into_iter().chain(next)).map(place).collect();
+            assert_eq!(step.scored, expected);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod quantised;
 mod qwen;
 mod qwen_reference;
 mod reference;
+mod scores;
 mod transformers;
 
 use std::sync::Arc;
@@ -67,6 +68,7 @@ impl Runner {
         let limits = ModelLimits { vocab: info.dimensions.vocab as u32, max_model_len: info.max_model_len };
         self.step.fill(&batch(runs), &self.limits, &limits).unwrap();
         self.model.forward(&self.step, &mut self.cache, &mut self.scratch);
+        self.model.logits(&self.step.sampled, &mut self.scratch);
         self.scratch.logits().take(runs.len()).map(<[f32]>::to_vec).collect()
     }
 }
