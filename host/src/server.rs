@@ -14,7 +14,7 @@ use sluice_engine::recorder::HostVersions;
 use sluice_engine::replica::ReplicaConfig;
 use sluice_http::{Edge, EdgeConfig, EdgeLimits, EdgeParts, Gate, ModelCard, Phase, admin_router, openai_router, serve};
 use sluice_runtime::{INTERFACE_VERSION, Runtime, WASMTIME_VERSION};
-use sluice_telemetry::Metrics;
+use sluice_telemetry::{Metrics, MetricsOptions};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -74,7 +74,15 @@ impl Server {
         on: Listeners,
     ) -> Result<Self> {
         let replicas = config.engine.replicas as usize;
-        let metrics = Arc::new(Metrics::new(replicas, &model.name, env!("CARGO_PKG_VERSION"))?);
+        let metrics = Metrics::new(&MetricsOptions {
+            replicas,
+            limits: engine_limits(&config.engine, &model),
+            model: &model.name,
+            version: env!("CARGO_PKG_VERSION"),
+            compat: None,
+            clock: Arc::clone(clock),
+        });
+        let metrics = Arc::new(metrics?);
         let runtime = Runtime::new(Arc::new(PolicyVoice(Arc::clone(&metrics))))?;
         let loader = Arc::new(PatientLoader(Arc::new(runtime)));
         let control = Arc::new(Control::new(loader, Arc::new(unix_milliseconds), ControlLimits::default(), versions()));
@@ -137,14 +145,7 @@ fn start_engine(
         config.max_queued_tokens,
         model.max_model_len
     );
-    let limits = EngineLimits {
-        max_sequences: config.max_sequences,
-        max_batched_tokens: config.max_batched_tokens,
-        block_tokens: config.block_tokens,
-        blocks_total: model.blocks,
-        kv_bytes_per_token: model.kv_bytes_per_token,
-        max_model_len: model.max_model_len,
-    };
+    let limits = engine_limits(config, model);
     let pool = PoolConfig {
         max_queued_requests: config.max_queued_requests,
         max_queued_tokens: config.max_queued_tokens,
@@ -163,6 +164,17 @@ fn start_engine(
         observer: Arc::new(Observers { metrics: Arc::clone(metrics), control: Arc::clone(control) }),
     };
     Ok(Engine::start(parts, clock)?)
+}
+
+fn engine_limits(config: &EngineConfig, model: &ServedModel) -> EngineLimits {
+    EngineLimits {
+        max_sequences: config.max_sequences,
+        max_batched_tokens: config.max_batched_tokens,
+        block_tokens: config.block_tokens,
+        blocks_total: model.blocks,
+        kv_bytes_per_token: model.kv_bytes_per_token,
+        max_model_len: model.max_model_len,
+    }
 }
 
 /// The shipped and the given policies go the way of every other: probed, then installed.

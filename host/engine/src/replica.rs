@@ -281,6 +281,7 @@ impl Replica {
 
     fn select(&mut self, now: Nanos) -> Selection {
         if let Some(sample) = self.meter.sample_if_due(now) {
+            self.observer.observe(&EngineEvent::Device { replica: self.config.id, sample: &sample });
             self.guard.sample(sample);
         }
         self.view(now);

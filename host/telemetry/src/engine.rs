@@ -1,173 +1,131 @@
-//! The engine's own numbers: requests, tokens, steps and blocks, with every handle resolved before the first token.
+//! The engine's numbers: each event goes to the counts of its replica, which are shown when a scrape asks for them.
 
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Result};
-use sluice_core::view::LastStep;
-use sluice_core::{FinishReason, Finished, Nanos, Rejection, ReplicaId};
+use std::sync::Arc;
 
-use crate::make::{LATENCY, Maker, STEP, seconds};
+use sluice_core::view::{DeviceSample, EngineLimits, LastStep};
+use sluice_core::{Clock, Finished, Nanos, Rejection, ReplicaId};
+
+use crate::counts::{Count, ReplicaCounts};
+use crate::device::{self, Device};
+use crate::metrics::Compat;
+use crate::own;
+use crate::page::{Family, Kind, Read, Scalars, labels};
+use crate::vllm;
 
 pub(crate) struct EngineMetrics {
-    replicas: Vec<ReplicaMetrics>,
-    queue_requests: IntGauge,
-    queue_tokens: IntGauge,
-    first_token: Histogram,
-    inter_token: Histogram,
-    duration: Histogram,
-    queued: Histogram,
-    prompt_tokens: IntCounter,
-    generation_tokens: IntCounter,
-    prefix_queried: IntCounter,
-    prefix_hit: IntCounter,
-    /// By `FinishReason`'s number, less one.
-    finished: [IntCounter; 4],
-    rejected_caller: IntCounter,
-    rejected_busy: IntCounter,
+    replicas: Vec<Arc<ReplicaCounts>>,
+    /// Of requests that never came to a replica. What waits here is the central queue.
+    unplaced: Arc<ReplicaCounts>,
+    devices: Vec<Arc<Device>>,
+    pool: Arc<PoolCounts>,
+    clock: Arc<dyn Clock>,
 }
 
-struct ReplicaMetrics {
-    running: IntGauge,
-    waiting: IntGauge,
-    kv_usage: Gauge,
-    steps: IntCounter,
-    step: Histogram,
-    preemptions: IntCounter,
-    recomputed: IntCounter,
-    lost: IntCounter,
+#[derive(Default)]
+struct PoolCounts {
+    queue_tokens: Count,
+    rejected_caller: Count,
+    rejected_busy: Count,
 }
 
 impl EngineMetrics {
-    pub(crate) fn new(make: &Maker<'_>, replicas: usize) -> Result<Self> {
-        let reasons = make.counters("sluice_requests_finished_total", "Accepted requests that ended.", &["reason"])?;
-        let rejected = make.counters("sluice_requests_rejected_total", "Requests not let in.", &["reason"])?;
-        Ok(Self {
-            replicas: replica_metrics(make, replicas)?,
-            queue_requests: make.gauge("sluice_queue_requests", "Requests in the central queue.")?,
-            queue_tokens: make.gauge("sluice_queue_tokens", "Prompt tokens in the central queue.")?,
-            first_token: make.histogram(
-                "sluice_time_to_first_token_seconds",
-                "From a request's arrival to its first token.",
-                LATENCY,
-            )?,
-            inter_token: make.histogram(
-                "sluice_inter_token_latency_seconds",
-                "From one token of a request to the next.",
-                STEP,
-            )?,
-            duration: make.histogram(
-                "sluice_request_duration_seconds",
-                "From a request's arrival to its end.",
-                LATENCY,
-            )?,
-            queued: make.histogram(
-                "sluice_request_queue_seconds",
-                "From a request's arrival to its first step.",
-                LATENCY,
-            )?,
-            prompt_tokens: make.counter("sluice_prompt_tokens_total", "Prompt tokens of requests that ended.")?,
-            generation_tokens: make.counter("sluice_generation_tokens_total", "Tokens generated.")?,
-            prefix_queried: make
-                .counter("sluice_prefix_cache_queried_tokens_total", "Tokens the prefix cache was asked for.")?,
-            prefix_hit: make.counter("sluice_prefix_cache_hit_tokens_total", "Tokens the prefix cache had.")?,
-            finished: ["stop", "length", "cancelled", "failed"].map(|reason| reasons.with_label_values(&[reason])),
-            rejected_caller: rejected.with_label_values(&["caller"]),
-            rejected_busy: rejected.with_label_values(&["busy"]),
-        })
+    pub(crate) fn new(replicas: usize, max_model_len: u32, clock: Arc<dyn Clock>) -> Self {
+        let counts = || Arc::new(ReplicaCounts::new(max_model_len));
+        Self {
+            replicas: (0..replicas).map(|_| counts()).collect(),
+            unplaced: counts(),
+            devices: (0..replicas).map(|_| Arc::new(Device::new())).collect(),
+            pool: Arc::default(),
+            clock,
+        }
+    }
+
+    pub(crate) fn families(&self, model: &str, limits: &EngineLimits, compat: Option<Compat>) -> Vec<Box<dyn Family>> {
+        let mut families = self.pool_families();
+        families.extend(own::families(&self.replicas, &self.unplaced));
+        families.extend(device::families(&self.replicas, &self.devices, &self.clock));
+        match compat {
+            None => {}
+            Some(Compat::Vllm) => families.extend(vllm::families(model, limits, &self.replicas, &self.unplaced)),
+        }
+        families
     }
 
     pub(crate) fn step(&self, replica: ReplicaId, step: &LastStep) {
-        let Some(metrics) = self.replica(replica) else { return };
-        metrics.steps.inc();
-        metrics.step.observe(seconds(step.wall));
-        metrics.recomputed.inc_by(u64::from(step.recomputed_tokens));
+        self.replica(replica).inspect(|counts| counts.step(step));
+    }
+
+    pub(crate) fn device(&self, replica: ReplicaId, sample: &DeviceSample) {
+        let device = self.devices.get(replica.0 as usize);
+        device.inspect(|device| device.sampled(sample, self.clock.now()));
     }
 
     pub(crate) fn occupancy(&self, replica: ReplicaId, (running, waiting): (u32, u32), (used, total): (u32, u32)) {
-        let Some(metrics) = self.replica(replica) else { return };
-        metrics.running.set(i64::from(running));
-        metrics.waiting.set(i64::from(waiting));
-        metrics.kv_usage.set(f64::from(used) / f64::from(total.max(1)));
+        let Some(counts) = self.replica(replica) else { return };
+        counts.running.set(running.into());
+        counts.waiting.set(waiting.into());
+        counts.blocks_used.set(used.into());
+        counts.blocks_total.set(total.into());
     }
 
-    pub(crate) fn first_token(&self, after: Nanos) {
-        self.first_token.observe(seconds(after));
-        self.generation_tokens.inc();
+    pub(crate) fn first_token(&self, replica: ReplicaId, after: Nanos) {
+        self.replica(replica).inspect(|counts| counts.first_token.observe(after));
     }
 
-    pub(crate) fn token(&self, after: Nanos) {
-        self.inter_token.observe(seconds(after));
-        self.generation_tokens.inc();
+    pub(crate) fn token(&self, replica: ReplicaId, after: Nanos) {
+        self.replica(replica).inspect(|counts| counts.inter_token.observe(after));
     }
 
-    pub(crate) fn prefix(&self, queried: u32, hit: u32) {
-        self.prefix_queried.inc_by(u64::from(queried));
-        self.prefix_hit.inc_by(u64::from(hit));
+    pub(crate) fn prefix(&self, replica: ReplicaId, queried: u32, hit: u32) {
+        let Some(counts) = self.replica(replica) else { return };
+        counts.prefix_queried.add(queried.into());
+        counts.prefix_hit.add(hit.into());
     }
 
     pub(crate) fn preempted(&self, replica: ReplicaId) {
-        self.replica(replica).inspect(|metrics| metrics.preemptions.inc());
+        self.replica(replica).inspect(|counts| counts.preemptions.add(1));
     }
 
     pub(crate) fn lost(&self, replica: ReplicaId) {
-        let Some(metrics) = self.replica(replica) else { return };
-        metrics.lost.inc();
-        metrics.running.set(0);
-        metrics.waiting.set(0);
-        metrics.kv_usage.set(0.0);
+        self.replica(replica).inspect(|counts| counts.lost());
     }
 
     pub(crate) fn finished(&self, finished: &Finished) {
-        let reason = match finished.reason {
-            FinishReason::Stop => 0,
-            FinishReason::Length => 1,
-            FinishReason::Cancelled => 2,
-            FinishReason::Failed => 3,
-        };
-        self.finished[reason].inc();
-        self.duration.observe(seconds(finished.finished.saturating_sub(finished.arrival)));
-        if let Some(scheduled) = finished.scheduled {
-            self.queued.observe(seconds(scheduled.saturating_sub(finished.arrival)));
-        }
-        self.prompt_tokens.inc_by(u64::from(finished.prompt_tokens));
+        self.replica(finished.replica).unwrap_or(&self.unplaced).finished(finished);
     }
 
     pub(crate) fn rejected(&self, rejection: &Rejection) {
-        let counter = if rejection.caller { &self.rejected_caller } else { &self.rejected_busy };
-        counter.inc();
+        let count = if rejection.caller { &self.pool.rejected_caller } else { &self.pool.rejected_busy };
+        count.add(1);
     }
 
     pub(crate) fn queue(&self, requests: u32, tokens: u64) {
-        self.queue_requests.set(i64::from(requests));
-        self.queue_tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
+        self.unplaced.waiting.set(requests.into());
+        self.pool.queue_tokens.set(tokens);
     }
 
-    fn replica(&self, replica: ReplicaId) -> Option<&ReplicaMetrics> {
-        self.replicas.get(replica.0 as usize)
+    fn replica(&self, replica: ReplicaId) -> Option<&ReplicaCounts> {
+        self.replicas.get(replica.0 as usize).map(Arc::as_ref)
     }
-}
 
-fn replica_metrics(make: &Maker<'_>, replicas: usize) -> Result<Vec<ReplicaMetrics>> {
-    let by = &["replica"];
-    let running = make.gauges("sluice_requests_running", "Sequences that run.", by)?;
-    let waiting = make.gauges("sluice_requests_waiting", "Sequences a replica holds that do not run.", by)?;
-    let kv_usage = make.ratios("sluice_kv_cache_usage_ratio", "KV blocks in use, of all blocks.", by)?;
-    let steps = make.counters("sluice_steps_total", "Steps collected.", by)?;
-    let step = make.histograms("sluice_step_duration_seconds", "Wall time of a step.", by, STEP)?;
-    let preemptions = make.counters("sluice_preemptions_total", "Sequences preempted.", by)?;
-    let recomputed = make.counters("sluice_recomputed_tokens_total", "Tokens computed again.", by)?;
-    let lost = make.counters("sluice_replica_lost_total", "Times a replica was lost.", by)?;
-    let of = |replica: usize| {
-        let replica = replica.to_string();
-        let label = &[replica.as_str()];
-        ReplicaMetrics {
-            running: running.with_label_values(label),
-            waiting: waiting.with_label_values(label),
-            kv_usage: kv_usage.with_label_values(label),
-            steps: steps.with_label_values(label),
-            step: step.with_label_values(label),
-            preemptions: preemptions.with_label_values(label),
-            recomputed: recomputed.with_label_values(label),
-            lost: lost.with_label_values(label),
-        }
-    };
-    Ok((0..replicas).map(of).collect())
+    fn pool_families(&self) -> Vec<Box<dyn Family>> {
+        let of_pool = |labels: String, read: fn(&PoolCounts) -> &Count| {
+            let pool = Arc::clone(&self.pool);
+            (labels, Box::new(move || Some(read(&pool).get() as f64)) as Read)
+        };
+        let unplaced = Arc::clone(&self.unplaced);
+        let waiting: Read = Box::new(move || Some(unplaced.waiting.get() as f64));
+        let requests = vec![(String::new(), waiting)];
+        let tokens = vec![of_pool(String::new(), |pool| &pool.queue_tokens)];
+        let rejected = vec![
+            of_pool(labels(&[("reason", "caller")]), |pool| &pool.rejected_caller),
+            of_pool(labels(&[("reason", "busy")]), |pool| &pool.rejected_busy),
+        ];
+        let (gauge, counter) = (Kind::Gauge, Kind::Counter);
+        vec![
+            Box::new(Scalars::new("sluice_queue_requests", gauge, "Requests in the central queue.", requests)),
+            Box::new(Scalars::new("sluice_queue_tokens", gauge, "Prompt tokens in the central queue.", tokens)),
+            Box::new(Scalars::new("sluice_requests_rejected_total", counter, "Requests not let in.", rejected)),
+        ]
+    }
 }

@@ -1,11 +1,16 @@
 //! All metrics of one server, in one registry.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use prometheus::{Registry, TextEncoder};
-use sluice_core::{Digest, EngineEvent, Observer, ReplicaId, Seat, Slot};
+use sluice_core::view::EngineLimits;
+use sluice_core::{Clock, Digest, EngineEvent, Observer, ReplicaId, Seat, Slot};
 
 use crate::edge::EdgeMetrics;
 use crate::engine::EngineMetrics;
 use crate::make::Maker;
+use crate::page::Family;
 use crate::policy::PolicyMetrics;
 
 pub struct Metrics {
@@ -13,6 +18,28 @@ pub struct Metrics {
     engine: EngineMetrics,
     policy: PolicyMetrics,
     pub edge: EdgeMetrics,
+    families: Vec<Box<dyn Family>>,
+    /// Bytes of the longest scrape so far: the next one is about as long.
+    longest: AtomicUsize,
+}
+
+pub struct MetricsOptions<'a> {
+    /// Fixes which replicas are counted.
+    pub replicas: usize,
+    /// What a replica holds at the most.
+    pub limits: EngineLimits,
+    /// The name under which it is served.
+    pub model: &'a str,
+    pub version: &'a str,
+    pub compat: Option<Compat>,
+    /// Asked once a scrape, and when a device was sampled.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A server whose names appear beside our own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compat {
+    Vllm,
 }
 
 /// A name or label that Prometheus does not take.
@@ -20,21 +47,29 @@ pub struct Metrics {
 pub struct MetricsError(prometheus::Error);
 
 impl Metrics {
-    /// `replicas` fixes which replicas are counted; `model` is the name under which it is served.
-    pub fn new(replicas: usize, model: &str, version: &str) -> Result<Self, MetricsError> {
+    pub fn new(options: &MetricsOptions<'_>) -> Result<Self, MetricsError> {
+        let MetricsOptions { replicas, limits, model, version, compat, clock } = options;
         let registry = Registry::new();
         let make = Maker(&registry);
         make.gauges("sluice_build_info", "The version that runs.", &["version"])?.with_label_values(&[version]).set(1);
         make.gauges("sluice_model_info", "The model that is served.", &["model"])?.with_label_values(&[model]).set(1);
-        let engine = EngineMetrics::new(&make, replicas)?;
-        let policy = PolicyMetrics::new(&make, seats(replicas))?;
+        let engine = EngineMetrics::new(*replicas, limits.max_model_len, Arc::clone(clock));
+        let policy = PolicyMetrics::new(&make, seats(*replicas))?;
         let edge = EdgeMetrics::new(&make)?;
-        Ok(Self { engine, policy, edge, registry })
+        let mut families = engine.families(model, limits, *compat);
+        families.extend(policy.families());
+        Ok(Self { registry, engine, policy, edge, families, longest: AtomicUsize::new(0) })
     }
 
-    /// The text format of Prometheus.
+    /// The text format of Prometheus. Waits for nobody who counts.
     pub fn scrape(&self) -> Result<String, MetricsError> {
-        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
+        let mut text = String::with_capacity(self.longest.load(Ordering::Relaxed) + 1024);
+        TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text)?;
+        for family in &self.families {
+            family.write(&mut text);
+        }
+        self.longest.fetch_max(text.len(), Ordering::Relaxed);
+        Ok(text)
     }
 
     /// Sets a gauge on behalf of a policy. False if policies have set too many different ones.
@@ -47,12 +82,13 @@ impl Observer for Metrics {
     fn observe(&self, event: &EngineEvent<'_>) {
         match *event {
             EngineEvent::Step { replica, step } => self.engine.step(replica, step),
+            EngineEvent::Device { replica, sample } => self.engine.device(replica, sample),
             EngineEvent::Occupancy { replica, running, waiting, blocks_used, blocks_total } => {
                 self.engine.occupancy(replica, (running, waiting), (blocks_used, blocks_total));
             }
-            EngineEvent::FirstToken { after, .. } => self.engine.first_token(after),
-            EngineEvent::Token { after, .. } => self.engine.token(after),
-            EngineEvent::PrefixCache { queried, hit, .. } => self.engine.prefix(queried, hit),
+            EngineEvent::FirstToken { replica, after } => self.engine.first_token(replica, after),
+            EngineEvent::Token { replica, after } => self.engine.token(replica, after),
+            EngineEvent::PrefixCache { replica, queried, hit } => self.engine.prefix(replica, queried, hit),
             EngineEvent::Preempted { replica, .. } => self.engine.preempted(replica),
             EngineEvent::Finished(finished) => self.engine.finished(finished),
             EngineEvent::Rejected { rejection } => self.engine.rejected(rejection),

@@ -1,17 +1,33 @@
 //! What a scrape says after events that are known.
 
 use super::*;
-use sluice_core::view::LastStep;
+use sluice_core::view::{DeviceSample, LastStep};
 use sluice_core::{
-    CallCost, Digest, FaultKind, FinishReason, Finished, Handover, Installed, MILLISECOND, PolicyFault, Rejection,
-    RequestId, RevisionId, SECOND, TenantId,
+    CallCost, Digest, FaultKind, FinishReason, Finished, Handover, Installed, MILLISECOND, Nanos, PolicyFault,
+    Rejection, RequestId, RevisionId, SECOND, TenantId,
 };
 
 const REPLICA: ReplicaId = ReplicaId(1);
 const SEAT: Seat = Seat { slot: Slot::Batching, replica: Some(REPLICA) };
 
+/// Stands still at ten seconds.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Nanos {
+        10 * SECOND
+    }
+}
+
 fn metrics() -> Metrics {
-    Metrics::new(2, "tiny", "0.1.0").unwrap()
+    metrics_with(None)
+}
+
+fn metrics_with(compat: Option<Compat>) -> Metrics {
+    let limits = EngineLimits { max_model_len: 100, block_tokens: 16, blocks_total: 50, ..EngineLimits::default() };
+    let clock = Arc::new(Still);
+    let options = MetricsOptions { replicas: 2, limits, model: "tiny", version: "0.1.0", compat, clock };
+    Metrics::new(&options).unwrap()
 }
 
 /// The value of a series, as it stands in a scrape.
@@ -55,13 +71,19 @@ fn fault() -> PolicyFault {
 
 #[test]
 fn every_event_shows_in_a_scrape() {
-    let step = LastStep { wall: 3 * MILLISECOND, recomputed_tokens: 4, ..LastStep::default() };
+    let step = LastStep { wall: 3 * MILLISECOND, device: SECOND, recomputed_tokens: 4, ..LastStep::default() };
+    let sample =
+        DeviceSample { nvml_gpu: Some(0.7), memory_used_bytes: Some(8_000_000_000), ..DeviceSample::default() };
+    let sample = EngineEvent::Device { replica: REPLICA, sample: &sample };
     let (done, calm, fault) = (finished(), installed("calm", 1), fault());
     let busy = Rejection { caller: false, reason: "full".to_owned(), retry_after: SECOND };
     let step = EngineEvent::Step { replica: REPLICA, step: &step };
     let held = EngineEvent::Occupancy { replica: REPLICA, running: 3, waiting: 2, blocks_used: 75, blocks_total: 100 };
     let cost = CallCost { nanos: 2000, fuel: 0 };
-    let cases: [(EngineEvent<'_>, &str, f64); 21] = [
+    let cases: [(EngineEvent<'_>, &str, f64); 24] = [
+        (sample.clone(), r#"gpu_utilization{gpu_id="1"}"#, 0.7),
+        (sample, r#"gpu_memory_usage{gpu_id="1"}"#, 8.0),
+        (step.clone(), r#"sluice_device_busy_seconds_total{replica="1"}"#, 1.0),
         (held.clone(), r#"sluice_requests_running{replica="1"}"#, 3.0),
         (held.clone(), r#"sluice_requests_waiting{replica="1"}"#, 2.0),
         (held, r#"sluice_kv_cache_usage_ratio{replica="1"}"#, 0.75),
@@ -144,7 +166,7 @@ fn policies_cannot_fill_the_registry() {
     let taken = (0..1000).filter(|i| metrics.set_policy_gauge("calm", Digest([1; 32]), &format!("g{i}"), 1.0)).count();
     assert_eq!(taken, 256);
     assert!(metrics.set_policy_gauge("calm", Digest([1; 32]), "g0", 2.0));
-    assert_eq!(value(&metrics, r#"sluice_policy_gauge{digest="010101010101",name="g0",policy="calm"}"#), Some(2.0));
+    assert_eq!(value(&metrics, r#"sluice_policy_metric{digest="010101010101",name="g0",policy="calm"}"#), Some(2.0));
 }
 
 #[test]
@@ -161,4 +183,107 @@ fn an_answer_counts_while_it_lives() {
     assert_eq!(value(&metrics, "sluice_http_answers_in_progress"), Some(1.0));
     drop(answer);
     assert_eq!(value(&metrics, "sluice_http_answers_in_progress"), Some(0.0));
+}
+
+#[test]
+fn vllms_names_show_the_same_counts_and_are_not_there_unless_asked_for() {
+    let step = LastStep { prefill_tokens: 7, decode_sequences: 2, ..LastStep::default() };
+    let (done, queue) = (finished(), EngineEvent::Queue { requests: 7, tokens: 70 });
+    let step = EngineEvent::Step { replica: REPLICA, step: &step };
+    let held = EngineEvent::Occupancy { replica: REPLICA, running: 3, waiting: 2, blocks_used: 75, blocks_total: 100 };
+    let first = EngineEvent::FirstToken { replica: REPLICA, after: SECOND / 4 };
+    let token = EngineEvent::Token { replica: REPLICA, after: SECOND / 4 };
+    let prefix = EngineEvent::PrefixCache { replica: REPLICA, queried: 9, hit: 4 };
+    let preempted = EngineEvent::Preempted { replica: REPLICA, id: RequestId(1), recompute_tokens: 4 };
+    let done = EngineEvent::Finished(&done);
+    let cases: [(&EngineEvent<'_>, &str, &str, f64); 27] = [
+        (&held, "num_requests_running", "", 3.0),
+        (&held, "num_requests_waiting", "", 2.0),
+        (&held, "kv_cache_usage_perc", "", 0.75),
+        (&held, "gpu_cache_usage_perc", "", 0.75),
+        (&prefix, "prefix_cache_queries_total", "", 9.0),
+        (&prefix, "prefix_cache_hits_total", "", 4.0),
+        (&preempted, "num_preemptions_total", "", 1.0),
+        (&first, "generation_tokens_total", "", 1.0),
+        (&token, "generation_tokens_total", "", 1.0),
+        (&first, "time_to_first_token_seconds_bucket", r#",le="0.25""#, 1.0),
+        (&token, "inter_token_latency_seconds_bucket", r#",le="0.2""#, 0.0),
+        (&token, "inter_token_latency_seconds_bucket", r#",le="0.3""#, 1.0),
+        (&token, "time_per_output_token_seconds_sum", "", 0.25),
+        (&step, "iteration_tokens_total_bucket", r#",le="8.0""#, 0.0),
+        (&step, "iteration_tokens_total_bucket", r#",le="16.0""#, 1.0),
+        (&done, "prompt_tokens_total", "", 10.0),
+        (&done, "request_success_total", r#",finished_reason="length""#, 1.0),
+        (&done, "request_success_total", r#",finished_reason="abort""#, 0.0),
+        (&done, "e2e_request_latency_seconds_sum", "", 2.0),
+        (&done, "request_queue_time_seconds_sum", "", 0.5),
+        (&done, "request_prefill_time_seconds_sum", "", 0.5),
+        (&done, "request_decode_time_seconds_sum", "", 1.0),
+        (&done, "request_inference_time_seconds_sum", "", 1.5),
+        (&done, "request_time_per_output_token_seconds_sum", "", 0.25),
+        (&done, "request_prompt_tokens_bucket", r#",le="10.0""#, 1.0),
+        (&done, "request_generation_tokens_bucket", r#",le="2.0""#, 0.0),
+        (&done, "request_prefill_kv_computed_tokens_sum", "", 10.0),
+    ];
+    for (event, name, label, expected) in cases {
+        let (vllm, own) = (metrics_with(Some(Compat::Vllm)), metrics());
+        vllm.observe(event);
+        own.observe(event);
+        let series = format!(r#"vllm:{name}{{engine="1",model_name="tiny"{label}}}"#);
+        assert_eq!(value(&vllm, &series), Some(expected), "{series}");
+        assert!(!own.scrape().unwrap().contains("vllm:"));
+    }
+
+    let metrics = metrics_with(Some(Compat::Vllm));
+    metrics.observe(&queue);
+    let waiting =
+        |engine| value(&metrics, &format!(r#"vllm:num_requests_waiting{{engine="{engine}",model_name="tiny"}}"#));
+    assert_eq!((waiting(0), waiting(1)), (Some(7.0), Some(0.0)));
+    let config = r#"vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="50"}"#;
+    assert_eq!(value(&metrics, config), Some(1.0));
+}
+
+#[test]
+fn a_request_that_never_came_to_a_replica_is_counted_too() {
+    let metrics = metrics_with(Some(Compat::Vllm));
+    let finished = Finished {
+        replica: ReplicaId(u32::MAX),
+        reason: FinishReason::Cancelled,
+        scheduled: None,
+        first_token: None,
+        ..finished()
+    };
+    metrics.observe(&EngineEvent::Finished(&finished));
+    assert_eq!(value(&metrics, r#"sluice_requests_finished_total{reason="cancelled"}"#), Some(1.0));
+    let success = r#"vllm:request_success_total{engine="0",model_name="tiny",finished_reason="abort"}"#;
+    assert_eq!(value(&metrics, success), Some(1.0));
+    assert_eq!(value(&metrics, "sluice_prompt_tokens_total"), Some(0.0));
+}
+
+#[test]
+fn without_a_device_that_can_be_read_there_is_no_gpu_but_a_speed() {
+    let metrics = metrics();
+    metrics.observe(&EngineEvent::Device { replica: REPLICA, sample: &DeviceSample::default() });
+    let text = metrics.scrape().unwrap();
+    assert!(!text.contains("gpu_utilization") && !text.contains("gpu_memory_usage"), "{text}");
+    assert_eq!(value(&metrics, r#"token_generation_speed{gpu_id="1"}"#), Some(0.0));
+}
+
+#[test]
+fn the_text_is_what_prometheus_reads() {
+    let metrics = metrics_with(Some(Compat::Vllm));
+    metrics.observe(&EngineEvent::Installed { seat: SEAT, installed: &installed("calm", 1) });
+    let text = metrics.scrape().unwrap();
+    let mut named = std::collections::BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with("# HELP ")) {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            assert!(named.insert(family.to_owned()), "{family} comes twice");
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let name = series.split('{').next().unwrap();
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c)), "{line}");
+    }
+    assert!(named.contains("vllm:inter_token_latency_seconds histogram"));
 }

@@ -1,22 +1,28 @@
 //! What the policies cost and did wrong, and the gauges that they set themselves.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounterVec, IntGaugeVec, Result};
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Result};
 use sluice_core::{CallCost, Digest, Installed, PolicyFault, Seat};
 
-use crate::make::{DECISION, Maker, seconds};
+use crate::distribution::{Distribution, Unit};
+use crate::make::Maker;
+use crate::page::{Family, Histograms, labels};
 
 /// Gauges that policies may have set, over the life of the process: more are not taken.
 const GAUGES: usize = 256;
 
+/// Seconds that a policy holds something up: from a microsecond to its deadline and beyond.
+const DECISION: &[f64] =
+    &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1];
+
 pub(crate) struct PolicyMetrics {
-    decision: HistogramVec,
+    decision: Arc<Histograms>,
     fallbacks: IntCounterVec,
     overrides: IntCounterVec,
     swaps: IntCounterVec,
-    pause: HistogramVec,
+    pause: Arc<Histograms>,
     quarantines: IntCounterVec,
     info: IntGaugeVec,
     gauges: GaugeVec,
@@ -31,19 +37,20 @@ struct SeatMetrics {
 }
 
 struct Active {
-    decision: Histogram,
+    decision: Arc<Distribution>,
+    /// Slot, name, version and digest.
     labels: [String; 4],
 }
 
 impl PolicyMetrics {
     pub(crate) fn new(make: &Maker<'_>, seats: Vec<Seat>) -> Result<Self> {
         Ok(Self {
-            decision: make.histograms(
+            decision: Arc::new(Histograms::new(
                 "sluice_policy_decision_seconds",
                 "Time a policy took to decide.",
-                &["slot", "policy", "digest"],
+                Unit::Time,
                 DECISION,
-            )?,
+            )),
             fallbacks: make.counters(
                 "sluice_policy_fallbacks_total",
                 "Decisions that the native rule took instead.",
@@ -55,20 +62,20 @@ impl PolicyMetrics {
                 &["slot", "rule"],
             )?,
             swaps: make.counters("sluice_policy_swaps_total", "Revisions that took a seat.", &["slot"])?,
-            pause: make.histograms(
+            pause: Arc::new(Histograms::new(
                 "sluice_policy_swap_pause_seconds",
                 "How long a step boundary was held up by a swap.",
-                &["slot"],
+                Unit::Time,
                 DECISION,
-            )?,
+            )),
             quarantines: make.counters("sluice_policy_quarantines_total", "Digests that struck out.", &["slot"])?,
             info: make.gauges(
                 "sluice_policy_info",
                 "Seats on which this revision decides.",
                 &["slot", "policy", "version", "digest"],
             )?,
-            gauges: make.ratios(
-                "sluice_policy_gauge",
+            gauges: make.values(
+                "sluice_policy_metric",
                 "Set by the policy itself through its `metric` import.",
                 &["policy", "digest", "name"],
             )?,
@@ -77,10 +84,14 @@ impl PolicyMetrics {
         })
     }
 
+    pub(crate) fn families(&self) -> [Box<dyn Family>; 2] {
+        [&self.decision, &self.pause].map(|family| Box::new(Arc::clone(family)) as Box<dyn Family>)
+    }
+
     pub(crate) fn decided(&self, seat: Seat, cost: CallCost) {
         let Some(seat) = self.seat(seat) else { return };
         if let Some(active) = &*seat.active.read().unwrap_or_else(PoisonError::into_inner) {
-            active.decision.observe(seconds(cost.nanos));
+            active.decision.observe(cost.nanos);
         }
     }
 
@@ -97,11 +108,11 @@ impl PolicyMetrics {
     pub(crate) fn installed(&self, seat: Seat, installed: &Installed) {
         let slot = seat.slot.as_str();
         self.swaps.with_label_values(&[slot]).inc();
-        self.pause.with_label_values(&[slot]).observe(seconds(installed.pause));
+        self.pause.get(labels(&[("slot", slot)])).observe(installed.pause);
         let revision = &installed.revision;
         let digest = revision.digest.short();
         let active = Active {
-            decision: self.decision.with_label_values(&[slot, &revision.name, &digest]),
+            decision: self.decision.get(decision_labels(slot, &revision.name, &digest)),
             labels: [slot.to_owned(), revision.name.clone(), revision.version.clone(), digest],
         };
         self.info.with_label_values(&active.labels).inc();
@@ -142,7 +153,7 @@ impl PolicyMetrics {
             // Otherwise every revision ever deployed would stay in each scrape.
             if seats.get() <= 0 {
                 let [slot, policy, _, digest] = &before.labels;
-                let _gone = self.decision.remove_label_values(&[slot, policy, digest]);
+                self.decision.remove(&decision_labels(slot, policy, digest));
                 let _gone = self.info.remove_label_values(&before.labels);
             }
         }
@@ -151,4 +162,8 @@ impl PolicyMetrics {
     fn seat(&self, seat: Seat) -> Option<&SeatMetrics> {
         self.seats.iter().find(|known| known.seat == seat)
     }
+}
+
+fn decision_labels(slot: &str, policy: &str, digest: &str) -> String {
+    labels(&[("digest", digest), ("policy", policy), ("slot", slot)])
 }

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_core::view::EngineLimits;
 use sluice_core::{
-    EndOfStream, Failure, FailureKind, FinishReason, PromptVariants, Request, SampledToken, SinkClosed, TokenEvent,
+    Clock, EndOfStream, Failure, FailureKind, FinishReason, Nanos, PromptVariants, Request, SampledToken, SinkClosed,
+    TokenEvent,
 };
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_engine::order::Stopped;
-use sluice_telemetry::Metrics;
+use sluice_telemetry::{Metrics, MetricsOptions};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -23,6 +25,15 @@ use crate::text::{Decoder, Message, ModelText, TextError};
 
 /// One token per character, which is its code point.
 pub(super) struct Characters;
+
+/// A clock that no test looks at.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Nanos {
+        0
+    }
+}
 
 struct CharacterDecoder {
     stop: Vec<String>,
@@ -139,7 +150,15 @@ impl Server {
 }
 
 pub(super) async fn start(config: EdgeConfig, pool: PoolHandle) -> (SocketAddr, Arc<Edge>, watch::Sender<Phase>) {
-    let metrics = Arc::new(Metrics::new(1, "org/tiny", "0").unwrap());
+    let metrics = Metrics::new(&MetricsOptions {
+        replicas: 1,
+        limits: EngineLimits::default(),
+        model: "org/tiny",
+        version: "0",
+        compat: None,
+        clock: Arc::new(Still),
+    });
+    let metrics = Arc::new(metrics.unwrap());
     let limits = config.limits;
     let parts = EdgeParts {
         pool,
