@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
+use clap_complete::Shell;
 use sluice_core::Clock;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::banner::{ModelLine, banner};
-use crate::cli::{Arguments, Command, ServeArguments};
-use crate::config::{self, ServeConfig, Settings};
+use crate::cli::{Arguments, Command, ConfigCommand, ServeArguments};
+use crate::config::{Layers, ServeConfig};
 use crate::engine::MonotonicClock;
 use crate::output::say;
 use crate::server::{Listeners, Server};
@@ -23,6 +25,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         None => serve(&runtime, arguments.serve)?,
         Some(Command::Serve(arguments)) => serve(&runtime, *arguments)?,
         Some(Command::Model(command)) => return model_command::run(command),
+        Some(Command::Config(ConfigCommand::Show { origin, serve })) => show_config(*serve, origin)?,
+        Some(Command::Completions { shell }) => complete(shell)?,
         Some(Command::Policy(command)) => {
             let (text, code) = runtime.block_on(policy_command::run(command))?;
             say(text.trim_end())?;
@@ -33,12 +37,28 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn serve(runtime: &Runtime, arguments: ServeArguments) -> Result<()> {
-    let file = arguments.config.as_deref().map(config::file).transpose()?.unwrap_or_default();
-    let environment = config::environment(env::vars_os().filter_map(unicode))?;
-    let typed: Settings = arguments.settings().over(environment).over(file);
-    let config = ServeConfig::of(typed)?;
+    let config = ServeConfig::of(typed(arguments)?.settings())?;
     logging::start(config.log, &config.log_filter)?;
     runtime.block_on(until_told_to_go(&config))
+}
+
+fn typed(mut arguments: ServeArguments) -> Result<Layers> {
+    let file = arguments.config.take();
+    let environment = env::vars_os().filter_map(unicode);
+    Ok(Layers::read(arguments.settings(), environment, file.as_deref())?)
+}
+
+/// What does not make sense is an error here, as it is for the server.
+fn show_config(arguments: ServeArguments, origins: bool) -> Result<()> {
+    let layers = typed(arguments)?;
+    ServeConfig::of(layers.settings())?;
+    Ok(say(layers.show(origins).trim_end())?)
+}
+
+fn complete(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "sluice", &mut script);
+    Ok(say(String::from_utf8_lossy(&script).trim_end())?)
 }
 
 /// From the first port to the last answer.

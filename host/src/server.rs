@@ -8,18 +8,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use sluice_control::{Control, ControlLimits, DeployRequest, Deployment};
 use sluice_core::view::EngineLimits;
-use sluice_core::{Clock, DeploymentClass, ReplicaId, Revision, Slot};
+use sluice_core::{Clock, DeploymentClass, Nanos, ReplicaId, Revision, Slot};
 use sluice_engine::pool::PoolConfig;
 use sluice_engine::recorder::HostVersions;
 use sluice_engine::replica::ReplicaConfig;
-use sluice_http::{Edge, EdgeConfig, EdgeLimits, EdgeParts, Gate, ModelCard, Phase, admin_router, openai_router, serve};
+use sluice_http::{
+    Edge, EdgeConfig, EdgeLimits, EdgeParts, Gate, ModelCard, Phase, admin_router, openai_router, serve,
+};
 use sluice_runtime::{INTERFACE_VERSION, Runtime, WASMTIME_VERSION};
 use sluice_telemetry::{Metrics, MetricsOptions};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{EngineConfig, PolicySource, ServeConfig, ServerConfig};
+use crate::config::{EngineConfig, FirstPolicy, PolicySource, ServeConfig, ServerConfig};
 use crate::engine::{Engine, EngineParts};
 use crate::model::ServedModel;
 use crate::observers::{Observers, PolicyVoice};
@@ -79,7 +81,7 @@ impl Server {
             limits: engine_limits(&config.engine, &model),
             model: &model.name,
             version: env!("CARGO_PKG_VERSION"),
-            compat: None,
+            compat: config.metrics_compat,
             clock: Arc::clone(clock),
         });
         let metrics = Arc::new(metrics?);
@@ -88,9 +90,13 @@ impl Server {
         let control = Arc::new(Control::new(loader, Arc::new(unix_milliseconds), ControlLimits::default(), versions()));
         let engine = start_engine(&config.engine, &model, &metrics, &control, clock)?;
         control.connect(engine.seats());
-        let policies = deploy_first(config.policies.clone(), Arc::clone(&control)).await?;
+        let policies = deploy_first(config.policies.first.clone(), Arc::clone(&control)).await?;
 
-        let limits = config.server.edge;
+        let limits = EdgeLimits {
+            connections: config.server.max_connections,
+            body_bytes: config.server.max_body_bytes,
+            ..EdgeLimits::default()
+        };
         let (address, admin_address) = (on.api.local_addr()?, on.admin.local_addr()?);
         let edge = edge(limits, &config.engine, model, &engine, &metrics);
         let (phase, phases) = watch::channel(Phase::Serving);
@@ -146,16 +152,19 @@ fn start_engine(
         model.max_model_len
     );
     let limits = engine_limits(config, model);
+    let starvation = nanos(config.starvation);
     let pool = PoolConfig {
         max_queued_requests: config.max_queued_requests,
         max_queued_tokens: config.max_queued_tokens,
+        starvation,
         max_model_len: model.max_model_len,
         ..PoolConfig::default()
     };
+    let replica = |id| ReplicaConfig { starvation, ..ReplicaConfig::new(ReplicaId(id), limits) };
     let committed = Arc::clone(control);
     let parts = EngineParts {
         pool,
-        replicas: (0..config.replicas).map(|id| ReplicaConfig::new(ReplicaId(id), limits)).collect(),
+        replicas: (0..config.replicas).map(replica).collect(),
         executor: Arc::clone(&model.executor),
         committed: Arc::new(move || match committed.committed(Slot::Batching) {
             Some(Revision::Batching(source)) => Some(source),
@@ -178,16 +187,16 @@ fn engine_limits(config: &EngineConfig, model: &ServedModel) -> EngineLimits {
 }
 
 /// The shipped and the given policies go the way of every other: probed, then installed.
-async fn deploy_first(policies: [PolicySource; 3], control: Arc<Control>) -> Result<Vec<Deployment>> {
+async fn deploy_first(policies: [FirstPolicy; 3], control: Arc<Control>) -> Result<Vec<Deployment>> {
     let deploy = move || -> Result<Vec<Deployment>> {
-        Slot::ALL.into_iter().zip(&policies).map(|(slot, source)| deploy_one(slot, source, &control)).collect()
+        Slot::ALL.into_iter().zip(&policies).map(|(slot, first)| deploy_one(slot, first, &control)).collect()
     };
     tokio::task::spawn_blocking(deploy).await?
 }
 
-fn deploy_one(slot: Slot, source: &PolicySource, control: &Control) -> Result<Deployment> {
+fn deploy_one(slot: Slot, first: &FirstPolicy, control: &Control) -> Result<Deployment> {
     let read;
-    let (component, name) = match source {
+    let (component, name) = match &first.source {
         PolicySource::Shipped(policy) => (policy.component, policy.name.to_owned()),
         PolicySource::File(path) => {
             let name = path.display().to_string();
@@ -196,7 +205,7 @@ fn deploy_one(slot: Slot, source: &PolicySource, control: &Control) -> Result<De
         }
     };
     let class = DeploymentClass::Standard;
-    let request = DeployRequest { component, config: None, class, slot: Some(slot), by: "startup" };
+    let request = DeployRequest { component, config: first.config.as_deref(), class, slot: Some(slot), by: "startup" };
     control.deploy(&request).with_context(|| format!("the {slot} policy {name}"))
 }
 
@@ -238,6 +247,10 @@ pub(crate) fn versions() -> HostVersions {
         wasmtime: WASMTIME_VERSION.to_owned(),
         interface: INTERFACE_VERSION.to_owned(),
     }
+}
+
+fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// 0 on a machine whose clock stands before 1970.

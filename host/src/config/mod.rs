@@ -1,14 +1,25 @@
 //! The configuration: typed in four places, meant once.
 
+mod engine;
+mod layers;
 mod meant;
+mod model;
+mod policies;
 mod read;
 mod sections;
+mod server;
 
-pub use meant::{
-    EngineConfig, KvBlocks, LogFormat, ModelConfig, ModelSource, PolicySource, ServeConfig, ServedName, ServerConfig,
-};
+pub use engine::{EngineConfig, KvBlocks};
+pub use layers::Layers;
+pub use meant::{LogFormat, ServeConfig};
+pub use model::{ModelConfig, ModelSource, ServedName};
+pub use policies::{FirstPolicy, PoliciesConfig, PolicySource};
 pub use read::{environment, file};
-pub use sections::{EngineSection, LogSection, ModelSection, PoliciesSection, ServerSection, Settings};
+pub use sections::{
+    AuditSection, AuthSection, EngineSection, LogSection, MetricsSection, ModelSection, PoliciesSection, ServerSection,
+    Settings, TimeoutsSection, TlsSection,
+};
+pub use server::{AuthConfig, ServerConfig, Timeouts, TlsFiles};
 
 /// What was typed does not make sense; the message names the key, and where it was typed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -22,6 +33,10 @@ impl ConfigError {
     pub(crate) fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { origin: origin.into(), problem: problem.into() }
     }
+}
+
+fn at_least_one(key: &str, value: u64) -> Result<(), ConfigError> {
+    if value == 0 { Err(ConfigError::new(key, "must be at least 1")) } else { Ok(()) }
 }
 
 #[cfg(test)]
