@@ -11,6 +11,7 @@ use axum::body::{Body, HttpBody};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::BytesMut;
+use sluice_telemetry::{EdgeMetrics, Timeout};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -23,6 +24,7 @@ pub(crate) struct Bodies {
     time: Duration,
     /// In bytes.
     room: Arc<Semaphore>,
+    metrics: Option<EdgeMetrics>,
 }
 
 /// A body, and with it its share of the room.
@@ -40,14 +42,20 @@ impl Bodies {
     /// `limit` is of one body, `together` of all.
     pub(crate) fn new(limit: usize, together: usize, time: Duration) -> Self {
         let room = together.max(limit).min(Semaphore::MAX_PERMITS);
-        Self { limit, time, room: Arc::new(Semaphore::new(room)) }
+        Self { limit, time, room: Arc::new(Semaphore::new(room)), metrics: None }
     }
+
+    /// Those that come too late are counted.
+    pub(crate) fn counted(self, metrics: EdgeMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
+    /// What it leaves of a body that is refused, the connection sees to.
 
     pub(crate) async fn read(&self, mut body: Body) -> Result<Received, ApiError> {
         let deadline = Instant::now() + self.time;
         let declared = body.size_hint().lower();
         if declared > self.limit as u64 {
-            self.discard(body, deadline).await;
             return Err(self.too_large());
         }
         // What is declared need not come.
@@ -61,7 +69,6 @@ impl Bodies {
             })?;
             let Ok(data) = frame.into_data() else { continue };
             if data.len() > self.limit - read.bytes.len() {
-                self.discard(body, deadline).await;
                 return Err(self.too_large());
             }
             timeout_at(deadline, self.make_room(&mut read, data.len())).await.map_err(|_| busy())?;
@@ -85,24 +92,16 @@ impl Bodies {
         }
     }
 
-    /// Reads on, as much again as would have been taken: a client that is still writing would not see why it is refused.
-    async fn discard(&self, mut body: Body, deadline: Instant) {
-        let mut seen = 0;
-        while let Ok(Some(Ok(frame))) = timeout_at(deadline, next_frame(&mut body)).await {
-            seen += frame.data_ref().map_or(0, |data| data.len());
-            if seen > self.limit.saturating_mul(2) {
-                return;
-            }
-        }
-    }
-
     fn too_large(&self) -> ApiError {
         let message = format!("the body has more than {} bytes, which is the most that is taken", self.limit);
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
     fn too_slow(&self) -> ApiError {
-        let message = format!("the body did not arrive within {} s", self.time.as_secs());
+        if let Some(metrics) = &self.metrics {
+            metrics.timed_out(Timeout::Body);
+        }
+        let message = format!("the body did not arrive within {} s", self.time.as_secs_f64());
         ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
     }
 }

@@ -53,8 +53,9 @@ impl Edge {
         let limits = config.limits;
         Arc::new(Self {
             config,
+            bodies: Bodies::new(limits.body_bytes, limits.bodies_bytes, limits.body_time)
+                .counted(parts.metrics.edge.clone()),
             parts,
-            bodies: Bodies::new(limits.body_bytes, limits.bodies_bytes, limits.body_time),
             preparations: Arc::new(Semaphore::new(limits.preparations.clamp(1, Semaphore::MAX_PERMITS))),
             live: Arc::default(),
             wakes: Wakes::start(),

@@ -1,18 +1,22 @@
-//! Takes connections and speaks HTTP/1.1 on them: bounded in number and in the time their headers may take.
+//! Takes connections, bounded in number, and brings each one as far as HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use sluice_telemetry::EdgeMetrics;
+use axum::http::StatusCode;
+use sluice_telemetry::{EdgeMetrics, Timeout};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::EdgeLimits;
+use crate::connection::{linger, say, speak};
+use crate::error::ApiError;
+use crate::pace::{Pace, Paced};
+use crate::tls::Tls;
 
 /// How far a listener is on its way out.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -24,32 +28,39 @@ pub enum Phase {
     Gone,
 }
 
-/// Of a request's line and headers.
-const HEADER_BYTES: usize = 128 * 1024;
+/// How a listener takes its connections.
+#[derive(Clone)]
+pub struct Connections {
+    pub limits: EdgeLimits,
+    /// `None` for plain text.
+    pub tls: Option<Tls>,
+    pub metrics: Option<EdgeMetrics>,
+}
+
 /// After a failure to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// What every connection with TLS begins with.
+const TLS_HANDSHAKE: u8 = 22;
 
 /// Until the phase is `Closing` and the last connection has ended, or the phase is `Gone`.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    limits: EdgeLimits,
-    metrics: Option<EdgeMetrics>,
-    mut phase: watch::Receiver<Phase>,
-) {
-    let room = Arc::new(Semaphore::new(limits.connections));
+pub async fn serve(listener: TcpListener, router: Router, taken: Connections, mut phase: watch::Receiver<Phase>) {
+    let room = Arc::new(Semaphore::new(taken.limits.connections));
+    let taken = Arc::new(taken);
     let mut connections = JoinSet::new();
     loop {
         let (permit, stream) = tokio::select! {
             biased;
-            _ = reached(&mut phase, Phase::Closing) => break,
+            () = reached(&mut phase, Phase::Closing) => break,
             accepted = accept(&listener, &room) => accepted,
         };
-        let counted = metrics.as_ref().map(EdgeMetrics::connection);
-        let connection = connection(stream, router.clone(), limits.header_time, phase.clone());
+        let (taken, router, phase) = (Arc::clone(&taken), router.clone(), phase.clone());
         connections.spawn(async move {
-            connection.await;
-            drop((counted, permit));
+            let _counted = taken.metrics.as_ref().map(EdgeMetrics::connection);
+            let expired = taken.connection(stream, router, phase).await;
+            if let (Some(metrics), Some(expired)) = (&taken.metrics, expired) {
+                metrics.timed_out(expired);
+            }
+            drop(permit);
         });
         while connections.try_join_next().is_some() {}
     }
@@ -57,7 +68,7 @@ pub async fn serve(
     let all_ended = async { while connections.join_next().await.is_some() {} };
     tokio::select! {
         () = all_ended => {}
-        _ = reached(&mut phase, Phase::Gone) => {}
+        () = reached(&mut phase, Phase::Gone) => {}
     }
 }
 
@@ -76,28 +87,65 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (Option<OwnedS
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, read: Duration, mut phase: watch::Receiver<Phase>) {
-    // Without it each token would wait for the acknowledgement of the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "the connection went away at once");
-        return;
-    }
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(read)
-        .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = reached(&mut phase, Phase::Closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+impl Connections {
+    /// What took too long, if it was that which ended the connection.
+    async fn connection(&self, stream: TcpStream, router: Router, phase: watch::Receiver<Phase>) -> Option<Timeout> {
+        // Without it each token would wait for the acknowledgement of the one before.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "the connection went away at once");
+            return None;
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke off");
+        match &self.tls {
+            None => {
+                let pace = Pace::new(&self.limits);
+                speak(Paced::new(stream, Arc::clone(&pace)), &pace, router, &self.limits, phase).await
+            }
+            Some(tls) => self.secured(tls.acceptor(), stream, router, phase).await,
+        }
     }
+
+    async fn secured(
+        &self,
+        acceptor: TlsAcceptor,
+        mut stream: TcpStream,
+        router: Router,
+        mut phase: watch::Receiver<Phase>,
+    ) -> Option<Timeout> {
+        let pace = Pace::new(&self.limits);
+        let handshake = async {
+            let mut first = [TLS_HANDSHAKE];
+            stream.peek(&mut first).await?;
+            if first == [TLS_HANDSHAKE] {
+                return acceptor.accept(Paced::new(stream, Arc::clone(&pace))).await.map(Some);
+            }
+            say(&mut stream, &plain_text()).await;
+            linger(&mut stream, &self.limits).await;
+            Ok(None)
+        };
+        let shaken = tokio::select! {
+            biased;
+            // A connection that has asked for nothing yet loses nothing.
+            () = reached(&mut phase, Phase::Closing) => return None,
+            shaken = timeout(self.limits.header_time, handshake) => shaken,
+        };
+        match shaken {
+            Ok(Ok(Some(stream))) => {
+                pace.restart();
+                speak(stream, &pace, router, &self.limits, phase).await
+            }
+            Ok(Ok(None)) => None,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                None
+            }
+            Err(_) => Some(Timeout::Handshake),
+        }
+    }
+}
+
+fn plain_text() -> ApiError {
+    let message = "this port speaks TLS: use a URL that begins with https://";
+    ApiError::new(StatusCode::BAD_REQUEST, "tls_required", message)
 }
 
 /// A phase at or behind `goal`, or nobody left who could set one.

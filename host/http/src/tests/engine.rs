@@ -20,7 +20,7 @@ use crate::config::{EdgeConfig, EdgeLimits, ModelCard, SamplingDefaults};
 use crate::edge::{Edge, EdgeParts};
 use crate::gate::Gate;
 use crate::openai::openai_router;
-use crate::serve::{Phase, serve};
+use crate::serve::{Connections, Phase, serve};
 use crate::text::{Decoder, Message, ModelText, TextError};
 
 /// One token per character, which is its code point.
@@ -172,7 +172,8 @@ pub(super) async fn start(config: EdgeConfig, pool: PoolHandle) -> (SocketAddr, 
     let address = listener.local_addr().unwrap();
     let (phase, phases) = watch::channel(Phase::Serving);
     let router = openai_router(Arc::clone(&edge), Gate::open());
-    tokio::spawn(serve(listener, router, limits, Some(metrics.edge.clone()), phases));
+    let taken = Connections { limits, tls: None, metrics: Some(metrics.edge.clone()) };
+    tokio::spawn(serve(listener, router, taken, phases));
     (address, edge, phase)
 }
 

@@ -1,0 +1,197 @@
+//! Speaks HTTP/1.1 on one connection until it ends, or until its client takes too long.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::StatusCode;
+use hyper::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use sluice_telemetry::Timeout;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::server::TlsStream;
+
+use crate::config::EdgeLimits;
+use crate::error::ApiError;
+use crate::pace::{InRequest, Pace, Paced};
+use crate::serve::{Phase, reached};
+
+/// What a connection is spoken on.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+    fn socket(&self) -> &TcpStream;
+}
+
+/// A request's body, that tells whether it was read.
+struct Asked {
+    body: Incoming,
+    /// Its end, or the failure that is one, was seen.
+    ended: bool,
+    pace: Arc<Pace>,
+}
+
+/// An answer's body: when it goes, so has the request.
+struct Answered {
+    body: Body,
+    _request: InRequest,
+}
+
+/// Of a request's line and headers, what the parser takes at most: what is beyond, it refuses without a body.
+const HEAD_BYTES: usize = 128 * 1024;
+/// A last word takes no longer to leave; and a client that is silent for so long has stopped writing.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// What took too long, if it was that which ended the connection.
+pub(crate) async fn speak<S: Transport>(
+    stream: S,
+    pace: &Arc<Pace>,
+    router: Router,
+    limits: &EdgeLimits,
+    mut phase: watch::Receiver<Phase>,
+) -> Option<Timeout> {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let in_request = pace.request();
+        let answer = router.call(request.map(|body| Body::new(Asked { ended: false, body, pace: Arc::clone(pace) })));
+        async move { answer.await.map(|response| response.map(|body| Answered { body, _request: in_request })) }
+    });
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(limits.headers.saturating_mul(2).max(100));
+    let mut connection = http.serve_connection(TokioIo::new(stream), service);
+    let mut closing = false;
+    let expired = loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection broke off");
+                }
+                break None;
+            }
+            () = reached(&mut phase, Phase::Closing), if !closing => {
+                closing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            expired = pace.expired() => break Some(expired),
+        }
+    };
+    let stream = connection.into_parts().io.into_inner();
+    leave(stream, expired, pace, limits).await;
+    expired
+}
+
+/// Ends a connection in the way from which its client learns most.
+async fn leave<S: Transport>(mut stream: S, expired: Option<Timeout>, pace: &Pace, limits: &EdgeLimits) {
+    match expired {
+        None if pace.is_unread() => linger(&mut stream, limits).await,
+        None => {}
+        Some(Timeout::Header) if !pace.is_stalled() => {
+            let seconds = limits.header_time.as_secs_f64();
+            let message = format!("the request's line and headers did not arrive within {seconds} s");
+            say(&mut stream, &ApiError::new(StatusCode::REQUEST_TIMEOUT, "header_timeout", message)).await;
+        }
+        // Nothing was asked that could be answered.
+        Some(Timeout::Idle) => {
+            let _left = timeout(LAST_WORD, stream.shutdown()).await;
+        }
+        // What waits to be sent would keep the socket's memory for minutes.
+        Some(_) => {
+            let _left = stream.socket().set_zero_linger();
+        }
+    }
+}
+
+/// Answers where the parser of HTTP is not there to do it.
+pub(crate) async fn say<S: AsyncWrite + Unpin>(stream: &mut S, error: &ApiError) {
+    let (status, json) = (error.status, error.json());
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{json}",
+        json.len()
+    );
+    // Whoever has left does not miss it.
+    let _unread = timeout(LAST_WORD, async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+/// Reads on, as much again as would have been taken: if the connection were closed on a client that is still writing,
+/// the answer would be lost to it.
+pub(crate) async fn linger<S: AsyncRead + Unpin>(stream: &mut S, limits: &EdgeLimits) {
+    let deadline = Instant::now() + limits.body_time;
+    let mut buffer = vec![0; 16 * 1024];
+    let mut left = limits.body_bytes.saturating_mul(2);
+    while left > 0 {
+        let silent = deadline.min(Instant::now() + LAST_WORD);
+        match timeout_at(silent, stream.read(&mut buffer)).await {
+            Ok(Ok(read)) if read > 0 => left = left.saturating_sub(read),
+            _ => return,
+        }
+    }
+}
+
+impl Transport for Paced {
+    fn socket(&self) -> &TcpStream {
+        Paced::socket(self)
+    }
+}
+
+impl Transport for TlsStream<Paced> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
+    }
+}
+
+impl HttpBody for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.ended = !matches!(frame, Some(Ok(_)));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.ended && !self.body.is_end_stream() {
+            self.pace.left_unread();
+        }
+    }
+}
+
+impl HttpBody for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,286 @@
+//! What one connection waits for, and until when: a head, the next request, or a client that takes what is written.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use sluice_telemetry::Timeout;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::EdgeLimits;
+
+/// Told by the connection's stream and its requests how far they are; all of them run in one task.
+pub(crate) struct Pace {
+    times: Times,
+    state: Mutex<State>,
+}
+
+/// A stream that tells its connection's pace what it reads and writes. TLS goes on top of it: what counts as written is
+/// what the kernel took.
+pub(crate) struct Paced {
+    stream: TcpStream,
+    pace: Arc<Pace>,
+}
+
+/// A request is in progress as long as this lives.
+pub(crate) struct InRequest(Arc<Pace>);
+
+#[derive(Clone, Copy)]
+struct Times {
+    header: Duration,
+    idle: Duration,
+    write: Duration,
+}
+
+struct State {
+    requests: usize,
+    /// What comes of the next request.
+    head: Head,
+    /// Until when what could not be written must move on.
+    stalled: Option<Instant>,
+    /// A body was not read to its end.
+    unread: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Head {
+    /// The first one, which has no less time than the others, and no more.
+    First {
+        until: Instant,
+    },
+    Begun {
+        until: Instant,
+    },
+    Awaited {
+        until: Instant,
+    },
+}
+
+impl Pace {
+    pub(crate) fn new(limits: &EdgeLimits) -> Arc<Self> {
+        let times = Times { header: limits.header_time, idle: limits.idle_time, write: limits.write_time };
+        let head = Head::First { until: Instant::now() + times.header };
+        Arc::new(Self { times, state: Mutex::new(State { requests: 0, head, stalled: None, unread: false }) })
+    }
+
+    /// The first head begins now, and not with the handshake before it.
+    pub(crate) fn restart(&self) {
+        self.state().head = Head::First { until: Instant::now() + self.times.header };
+    }
+
+    pub(crate) fn request(self: &Arc<Self>) -> InRequest {
+        self.state().requests += 1;
+        InRequest(Arc::clone(self))
+    }
+
+    /// Somebody has let go of a body before its end.
+    pub(crate) fn left_unread(&self) {
+        self.state().unread = true;
+    }
+
+    /// Whether a client may still be writing what nobody is going to read.
+    pub(crate) fn is_unread(&self) -> bool {
+        let state = self.state();
+        state.unread || (state.requests == 0 && matches!(state.head, Head::Begun { .. }))
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.state().stalled.is_some()
+    }
+
+    /// Looks at what there is to wait for whenever it is polled: after each poll of the connection.
+    pub(crate) async fn expired(&self) -> Timeout {
+        let mut timer = pin!(sleep_until(Instant::now()));
+        poll_fn(|cx| {
+            loop {
+                let Some((until, what)) = self.deadline() else { return Poll::Pending };
+                // One that fires too early is set again: mostly the connection has gone on long before.
+                if timer.is_elapsed() || until < timer.deadline() {
+                    timer.as_mut().reset(until);
+                }
+                ready!(timer.as_mut().poll(cx));
+                if until <= timer.deadline() {
+                    return Poll::Ready(what);
+                }
+            }
+        })
+        .await
+    }
+
+    fn deadline(&self) -> Option<(Instant, Timeout)> {
+        let state = self.state();
+        let stalled = state.stalled.map(|until| (until, Timeout::WriteStall));
+        let head = (state.requests == 0).then_some(match state.head {
+            Head::First { until } | Head::Begun { until } => (until, Timeout::Header),
+            Head::Awaited { until } => (until, Timeout::Idle),
+        });
+        stalled.into_iter().chain(head).min_by_key(|(until, _)| *until)
+    }
+
+    fn received(&self) {
+        let mut state = self.state();
+        if state.requests > 0 {
+            return;
+        }
+        state.head = match state.head {
+            Head::First { until } | Head::Begun { until } => Head::Begun { until },
+            Head::Awaited { .. } => Head::Begun { until: Instant::now() + self.times.header },
+        };
+    }
+
+    fn wrote<T>(&self, wrote: Poll<T>) -> Poll<T> {
+        let mut state = self.state();
+        match &wrote {
+            Poll::Ready(_) => state.stalled = None,
+            Poll::Pending => state.stalled = state.stalled.or_else(|| Some(Instant::now() + self.times.write)),
+        }
+        wrote
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InRequest {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.requests -= 1;
+        state.head = Head::Awaited { until: Instant::now() + self.0.times.idle };
+    }
+}
+
+impl Paced {
+    pub(crate) fn new(stream: TcpStream, pace: Arc<Pace>) -> Self {
+        Self { stream, pace }
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.pace.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.pace.wrote(wrote)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.pace.wrote(wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn pace() -> Arc<Pace> {
+        Pace::new(&EdgeLimits { header_time: 10 * S, idle_time: 20 * S, write_time: 5 * S, ..EdgeLimits::default() })
+    }
+
+    async fn expires(pace: &Pace) -> (Timeout, u64) {
+        let began = Instant::now();
+        let what = pace.expired().await;
+        (what, began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_its_time_from_its_first_byte_and_a_request_has_none() {
+        let pace = pace();
+        tokio::time::advance(4 * S).await;
+        // More of it does not give it more time.
+        pace.received();
+        assert_eq!(expires(&pace).await, (Timeout::Header, 6));
+        let request = pace.request();
+        assert!(tokio::time::timeout(1000 * S, pace.expired()).await.is_err());
+        drop(request);
+        tokio::time::advance(15 * S).await;
+        assert_eq!(expires(&pace).await, (Timeout::Idle, 5));
+        pace.received();
+        assert_eq!(expires(&pace).await, (Timeout::Header, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_moves_on_starts_again() {
+        let pace = pace();
+        let _request = pace.request();
+        let blocked = || assert!(pace.wrote(Poll::<()>::Pending).is_pending());
+        blocked();
+        tokio::time::advance(4 * S).await;
+        blocked();
+        assert_eq!(expires(&pace).await, (Timeout::WriteStall, 1));
+        let _taken = pace.wrote(Poll::Ready(()));
+        assert!(tokio::time::timeout(1000 * S, pace.expired()).await.is_err());
+        blocked();
+        assert_eq!(expires(&pace).await, (Timeout::WriteStall, 5));
+    }
+
+    /// As while a connection is polled for one thing and meanwhile comes to wait for another.
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_comes_nearer_is_kept() {
+        let pace = pace();
+        drop(pace.request());
+        let waiting = tokio::spawn({
+            let pace = Arc::clone(&pace);
+            async move {
+                tokio::select! {
+                    biased;
+                    () = tokio::time::sleep(3 * S) => pace.received(),
+                    _ = pace.expired() => panic!("nothing has expired yet"),
+                }
+                expires(&pace).await
+            }
+        });
+        assert_eq!(waiting.await.unwrap(), (Timeout::Header, 10));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_known() {
+        let pace = pace();
+        assert!(!pace.is_unread());
+        pace.received();
+        assert!(pace.is_unread());
+        let request = pace.request();
+        assert!(!pace.is_unread());
+        drop(request);
+        assert!(!pace.is_unread());
+        pace.left_unread();
+        assert!(pace.is_unread());
+    }
+}
