@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use sluice_control::{Control, ControlLimits, DeployRequest, Deployment};
+use sluice_control::{Control, ControlLimits, ControlParts, DeployRequest, Deployment};
 use sluice_core::view::EngineLimits;
 use sluice_core::{Clock, DeploymentClass, Nanos, ReplicaId, Revision, Slot};
 use sluice_engine::pool::PoolConfig;
@@ -87,7 +87,13 @@ impl Server {
         let metrics = Arc::new(metrics?);
         let runtime = Runtime::new(Arc::new(PolicyVoice(Arc::clone(&metrics))))?;
         let loader = Arc::new(PatientLoader(Arc::new(runtime)));
-        let control = Arc::new(Control::new(loader, Arc::new(unix_milliseconds), ControlLimits::default(), versions()));
+        let control = Arc::new(Control::new(ControlParts {
+            loader,
+            clock: Arc::new(unix_milliseconds),
+            limits: ControlLimits::default(),
+            versions: versions(),
+            audit: None,
+        }));
         let engine = start_engine(&config.engine, &model, &metrics, &control, clock)?;
         control.connect(engine.seats());
         let policies = deploy_first(config.policies.first.clone(), Arc::clone(&control)).await?;
@@ -100,12 +106,11 @@ impl Server {
         let (address, admin_address) = (on.api.local_addr()?, on.admin.local_addr()?);
         let edge = edge(limits, &config.engine, model, &engine, &metrics);
         let (phase, phases) = watch::channel(Phase::Serving);
-        let connections = |metrics| Connections { limits, tls: None, metrics };
         let mut listeners = JoinSet::new();
         let api = openai_router(Arc::clone(&edge), Gate::open());
-        listeners.spawn(serve(on.api, api, connections(Some(metrics.edge.clone())), phases.clone()));
+        listeners.spawn(serve(on.api, api, limits, Some(metrics.edge.clone()), phases.clone()));
         let admin = admin_router(Arc::clone(&control), limits, Gate::open());
-        listeners.spawn(serve(on.admin, admin, connections(None), phases));
+        listeners.spawn(serve(on.admin, admin, limits, None, phases));
         Ok(Self { address, admin_address, policies, control, edge, engine, phase, listeners })
     }
 

@@ -11,11 +11,12 @@ use sluice_engine::order::{Order, OrderSender, SeatStatus, Seats, Stopped};
 use sluice_engine::recorder::HostVersions;
 
 use crate::ask::{NoAnswer, ask, wait};
+use crate::audit::{Audit, AuditError, AuditHead};
 use crate::error::{DeployError, RecordError, RollbackError};
-use crate::history::{Entry, Event, WallClock};
+use crate::history::{Entry, Event, EventRevision, WallClock};
 use crate::kind::{Admission, Batching, Kind, Routing, SeatOf, Source};
 use crate::ledger::{Held, Known, Ledger};
-use crate::report::{Deployment, Outcome, SeatReport, SlotReport, Stage, line, seat_name};
+use crate::report::{Deployment, Outcome, RevisionReport, SeatReport, SlotReport, Stage, line, seat_name};
 use crate::seating::{Outcomes, Seating};
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,20 @@ pub struct DeployRequest<'a> {
     pub by: &'a str,
 }
 
+/// A configuration is a JSON object; the empty one stands for none.
+const NO_CONFIGURATION: &str = "{}";
+
+/// What a control is made of.
+pub struct ControlParts {
+    pub loader: Arc<dyn PolicyLoader>,
+    pub clock: WallClock,
+    pub limits: ControlLimits,
+    /// Written at the head of every recording.
+    pub versions: HostVersions,
+    /// Without it the history is kept in memory only.
+    pub audit: Option<Audit>,
+}
+
 /// Made before the engine, which it observes; connected to the engine's seats once they exist.
 pub struct Control {
     loader: Arc<dyn PolicyLoader>,
@@ -63,14 +78,11 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(loader: Arc<dyn PolicyLoader>, clock: WallClock, limits: ControlLimits, versions: HostVersions) -> Self {
-        Self {
-            loader,
-            limits,
-            versions,
-            deploying: Mutex::new(()),
-            seating: Arc::new(Seating::new(Ledger::new(clock, limits.history), limits.answer)),
-        }
+    pub fn new(parts: ControlParts) -> Self {
+        let ControlParts { loader, clock, limits, versions, mut audit } = parts;
+        let ledger = Ledger::new(clock, limits.history, audit.as_mut());
+        let seating = Arc::new(Seating::new(ledger, audit, limits.answer));
+        Self { loader, limits, versions, deploying: Mutex::new(()), seating }
     }
 
     /// Once, when the engine runs. Before it, every order fails as if the engine had stopped.
@@ -82,27 +94,30 @@ impl Control {
     /// takes and then until each seat has come to its next boundary.
     pub fn deploy(&self, request: &DeployRequest<'_>) -> Result<Deployment, DeployError> {
         let result = self.try_deploy(request);
-        let (subject, outcome, evidence) = match &result {
-            Ok(done) => (done.slot.clone(), outcome_of(done), describe(done)),
-            Err(error) => {
-                let subject = request.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string());
-                (subject, "refused", format!("{}: {error}", Digest::of(request.component).short()))
-            }
+        let event = match &result {
+            Ok(done) => concluded_event("deploy", request.by, done),
+            Err(error) => refused_deployment(request, error),
         };
-        self.seating.ledger().append(Event { by: request.by.to_owned(), action: "deploy", subject, outcome, evidence });
-        result
+        match (self.record(event), result) {
+            (Err(error), Ok(_)) => Err(DeployError::Unrecorded(error)),
+            (_, result) => result,
+        }
     }
 
     /// The previous revision takes its seats back, each at its own boundary.
     pub fn rollback(&self, slot: Slot, by: &str) -> Result<Deployment, RollbackError> {
-        let result = self.try_rollback(slot);
-        let (outcome, evidence) = match &result {
-            Ok(done) => (outcome_of(done), describe(done)),
-            Err(error) => ("refused", error.to_string()),
+        let result = self.try_rollback(slot, by);
+        let event = match &result {
+            Ok(done) => concluded_event("rollback", by, done),
+            Err(error) => {
+                let (by, subject, evidence) = (by.to_owned(), slot.to_string(), error.to_string());
+                Event { by, action: "rollback", subject, outcome: "refused", evidence, revision: None }
+            }
         };
-        let subject = slot.to_string();
-        self.seating.ledger().append(Event { by: by.to_owned(), action: "rollback", subject, outcome, evidence });
-        result
+        match (self.record(event), result) {
+            (Err(error), Ok(_)) => Err(RollbackError::Unrecorded(error)),
+            (_, result) => result,
+        }
     }
 
     /// All three slots. Asks every seat, and does not wait long for one that is busy.
@@ -131,6 +146,22 @@ impl Control {
         self.seating.ledger().history().entries()
     }
 
+    /// The newest line of the audit log, if one is kept.
+    pub fn audit_head(&self) -> Option<AuditHead> {
+        self.seating.ledger().audit_head().cloned()
+    }
+
+    /// Writes what the engine did by itself to the audit log, and what could not be written before. To be called now and
+    /// then, about once a second, and at the end.
+    pub fn flush_audit(&self) -> Result<(), AuditError> {
+        self.seating.record()
+    }
+
+    /// Whether a deployment or a rollback is in progress.
+    pub fn is_deploying(&self) -> bool {
+        self.only().is_none()
+    }
+
     /// What a replica that starts again puts into its seat; `None` is the native rule.
     pub fn committed(&self, slot: Slot) -> Option<Revision> {
         self.seating.ledger().slot(slot).committed.map(|known| known.revision)
@@ -152,6 +183,23 @@ impl Control {
         }
     }
 
+    /// Into the history, and into the audit log before it returns.
+    pub(crate) fn record(&self, event: Event) -> Result<(), AuditError> {
+        self.seating.ledger().append(event);
+        self.seating.record()
+    }
+
+    /// The audit log says what is about to happen before the first seat is touched, or it does not happen.
+    fn begin(&self, action: &'static str, by: &str, known: &Known) -> Result<(), AuditError> {
+        if !self.seating.ledger().is_audited() {
+            return Ok(());
+        }
+        let revision = known.report();
+        let (by, subject, evidence) = (by.to_owned(), known.revision.id().slot.to_string(), describe(&revision));
+        let revision = Some(EventRevision { digest: revision.digest, config: revision.config });
+        self.record(Event { by, action, subject, outcome: "begun", evidence, revision })
+    }
+
     fn try_deploy(&self, request: &DeployRequest<'_>) -> Result<Deployment, DeployError> {
         let _deploying = self.only().ok_or(DeployError::InProgress)?;
         let seats = self.seating.seats().ok_or(Stopped)?;
@@ -167,9 +215,9 @@ impl Control {
         }
         let known = self.known(loaded.as_ref(), config, request.component.len(), started);
         match known.revision.clone() {
-            Revision::Admission(source) => self.roll_out::<Admission>(&source, seats, known),
-            Revision::Routing(source) => self.roll_out::<Routing>(&source, seats, known),
-            Revision::Batching(source) => self.roll_out::<Batching>(&source, seats, known),
+            Revision::Admission(source) => self.roll_out::<Admission>(&source, seats, known, request.by),
+            Revision::Routing(source) => self.roll_out::<Routing>(&source, seats, known, request.by),
+            Revision::Batching(source) => self.roll_out::<Batching>(&source, seats, known, request.by),
         }
     }
 
@@ -182,7 +230,7 @@ impl Control {
     }
 
     fn checked_config<'a>(&self, config: Option<&'a str>) -> Result<&'a str, DeployError> {
-        let config = config.unwrap_or("{}");
+        let config = config.unwrap_or(NO_CONFIGURATION);
         let (bytes, limit) = (config.len(), self.limits.configuration_bytes);
         if bytes > limit {
             return Err(DeployError::ConfigurationTooLarge { bytes, limit });
@@ -198,6 +246,7 @@ impl Control {
         source: &Source<K>,
         seats: &Seats,
         mut known: Known,
+        by: &str,
     ) -> Result<Deployment, DeployError> {
         let probed = self.probe::<K>(source, K::seats(seats))?;
         known.enter(Stage::Probed, self.seating.ledger().now(), probed.join(", "));
@@ -206,6 +255,7 @@ impl Control {
         let digest = known.digest();
 
         let _turn = self.seating.turn();
+        self.begin("deploy", by, &known).map_err(DeployError::Audit)?;
         // Committed first: a replica that restarts from here on takes the new one.
         let committed = self.seating.ledger().commit(K::SLOT, known);
         let committed = committed.map_err(|evidence| DeployError::Quarantined { digest, evidence })?;
@@ -241,18 +291,18 @@ impl Control {
         }
     }
 
-    fn try_rollback(&self, slot: Slot) -> Result<Deployment, RollbackError> {
+    fn try_rollback(&self, slot: Slot, by: &str) -> Result<Deployment, RollbackError> {
         let _deploying = self.only().ok_or(RollbackError::InProgress)?;
         let seats = self.seating.seats().ok_or(Stopped)?;
         match slot {
-            Slot::Admission => self.roll_back::<Admission>(seats),
-            Slot::Routing => self.roll_back::<Routing>(seats),
-            Slot::Batching => self.roll_back::<Batching>(seats),
+            Slot::Admission => self.roll_back::<Admission>(seats, by),
+            Slot::Routing => self.roll_back::<Routing>(seats, by),
+            Slot::Batching => self.roll_back::<Batching>(seats, by),
         }
     }
 
     /// Like a deployment of the previous revision, which most seats still have warm.
-    fn roll_back<K: Kind>(&self, seats: &Seats) -> Result<Deployment, RollbackError> {
+    fn roll_back<K: Kind>(&self, seats: &Seats, by: &str) -> Result<Deployment, RollbackError> {
         let _turn = self.seating.turn();
         let slot = K::SLOT;
         let previous = self.seating.ledger().slot(slot).previous.ok_or(RollbackError::NoPrevious(slot))?;
@@ -270,6 +320,7 @@ impl Control {
         let warm: Vec<Seat> = warm.collect();
         let ready = Seating::prepare::<K>(&source, K::seats(seats)).map_err(RollbackError::Prepare)?;
 
+        self.begin("rollback", by, &previous).map_err(RollbackError::Audit)?;
         let back = self.seating.ledger().swap_back(slot, target);
         let back = back.ok_or(RollbackError::Quarantined { slot, digest })?;
         Ok(concluded(&back, self.seating.take_back(target, ready, &warm)))
@@ -368,15 +419,37 @@ fn chosen<S>(slot: Slot, replica: Option<ReplicaId>, seats: Vec<(Seat, S)>) -> R
 }
 
 fn seen(action: &'static str, subject: String, evidence: String) -> Event {
-    Event { by: "engine".to_owned(), action, subject, outcome: "seen", evidence }
+    Event { by: "engine".to_owned(), action, subject, outcome: "seen", evidence, revision: None }
 }
 
-fn outcome_of(done: &Deployment) -> &'static str {
-    if done.mixed { "mixed" } else { "done" }
+fn concluded_event(action: &'static str, by: &str, done: &Deployment) -> Event {
+    let revision = EventRevision { digest: done.revision.digest.clone(), config: done.revision.config.clone() };
+    Event {
+        by: by.to_owned(),
+        action,
+        subject: done.slot.clone(),
+        outcome: if done.mixed { "mixed" } else { "done" },
+        evidence: describe(&done.revision),
+        revision: Some(revision),
+    }
 }
 
-fn describe(done: &Deployment) -> String {
-    let revision = &done.revision;
+fn refused_deployment(request: &DeployRequest<'_>, error: &DeployError) -> Event {
+    let digest = Digest::of(request.component);
+    Event {
+        by: request.by.to_owned(),
+        action: "deploy",
+        subject: request.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string()),
+        outcome: "refused",
+        evidence: format!("{}: {error}", digest.short()),
+        revision: Some(EventRevision {
+            digest: digest.to_string(),
+            config: request.config.unwrap_or(NO_CONFIGURATION).to_owned(),
+        }),
+    }
+}
+
+fn describe(revision: &RevisionReport) -> String {
     format!("{}@{} {}, configured with {}", revision.name, revision.version, revision.digest, revision.config)
 }
 

@@ -7,6 +7,7 @@ use sluice_engine::order::Prepared;
 use sluice_engine::recorder::Recording;
 
 use super::*;
+use crate::audit::tests::FullDisk;
 use crate::fake::{Gate, TextLoader, engine};
 
 fn control(answer_ms: u64) -> (Arc<Control>, [Gate; 3]) {
@@ -16,10 +17,14 @@ fn control(answer_ms: u64) -> (Arc<Control>, [Gate; 3]) {
         history: 100,
         configuration_bytes: 64,
     };
-    let control = Control::new(Arc::new(TextLoader), Arc::new(|| 42), limits, versions());
+    let control = Control::new(parts(limits, None));
     let (seats, gates) = engine();
     control.connect(seats);
     (Arc::new(control), gates)
+}
+
+fn parts(limits: ControlLimits, audit: Option<Audit>) -> ControlParts {
+    ControlParts { loader: Arc::new(TextLoader), clock: Arc::new(|| 42), limits, versions: versions(), audit }
 }
 
 fn versions() -> HostVersions {
@@ -366,4 +371,142 @@ fn a_recording_is_of_one_seat_and_names_the_host() {
     gates[1].stop();
     let gone = control.recording(Slot::Batching, Some(ReplicaId(1)));
     assert_eq!(gone, Err(RecordError::Stopped { seat: "batching/1".to_owned() }));
+}
+
+/// A control whose audit log is on a disk that can be filled.
+fn audited() -> (Arc<Control>, FullDisk, [Gate; 3]) {
+    let disk = FullDisk::default();
+    let audit = Audit::on(Box::new(disk.clone()));
+    let control = Control::new(parts(ControlLimits::default(), Some(audit)));
+    let (seats, gates) = engine();
+    control.connect(seats);
+    (Arc::new(control), disk, gates)
+}
+
+fn outcomes(entries: &[Entry]) -> Vec<(&str, &str)> {
+    entries.iter().map(|entry| (entry.action.as_str(), entry.outcome.as_str())).collect()
+}
+
+#[test]
+fn a_deployment_is_on_the_disk_before_a_seat_is_touched_and_before_it_is_done() {
+    let (control, disk, _gates) = audited();
+    assert!(control.rollback(Slot::Batching, "test").is_err());
+    let request = DeployRequest { config: Some(r#"{"a": 1}"#), ..request(CALM) };
+    control.deploy(&request).unwrap();
+    let entries = disk.entries();
+    assert_eq!(outcomes(&entries), [("rollback", "refused"), ("deploy", "begun"), ("deploy", "done")]);
+    let digests = (Some(Digest::of(CALM.as_bytes()).to_string()), Some(Digest::of(br#"{"a": 1}"#).to_string()));
+    for entry in &entries[1..] {
+        assert_eq!((entry.digest.clone(), entry.config_digest.clone()), digests);
+    }
+    assert_eq!(entries, control.history());
+    assert_eq!(control.audit_head().unwrap().sequence, 3);
+}
+
+#[test]
+fn what_cannot_be_audited_is_refused_and_what_the_engine_does_goes_on() {
+    let (control, disk, _gates) = audited();
+    control.deploy(&request(CALM)).unwrap();
+    let calm = control.committed(Slot::Batching).unwrap().id().clone();
+    control.deploy(&request(WILD)).unwrap();
+    disk.take(0);
+
+    let error = control.deploy(&request("batching calm 2.0")).unwrap_err();
+    assert!(matches!(error, DeployError::Audit(_)), "{error}");
+    assert!(matches!(control.rollback(Slot::Batching, "test"), Err(RollbackError::Audit(_))));
+    assert!(active(&control).iter().all(|active| active.as_deref().unwrap().starts_with("wild@1.0")));
+    evict(&control, 0, WILD);
+    strike_out(&control, 0, WILD, Some(&calm));
+    check_seats(&control, [[Some("calm@1.0"), None], [Some("calm@1.0"), None]]);
+    assert_eq!(disk.bytes.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), 4);
+
+    disk.take(usize::MAX);
+    control.flush_audit().unwrap();
+    let entries = disk.entries();
+    let expected = [
+        ("deploy", "begun"),
+        ("deploy", "done"),
+        ("deploy", "begun"),
+        ("deploy", "done"),
+        ("deploy", "begun"),
+        ("deploy", "refused"),
+        ("rollback", "begun"),
+        ("rollback", "refused"),
+        ("quarantine", "seen"),
+    ];
+    assert_eq!(outcomes(&entries), expected);
+    assert_eq!(control.deploy(&request("batching calm 2.0")).map(|done| done.mixed), Ok(false));
+}
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_leaves_what_began_on_it() {
+    let (control, disk, _gates) = audited();
+    disk.take(1);
+    let error = control.deploy(&request(CALM)).unwrap_err();
+    assert!(matches!(error, DeployError::Unrecorded(_)), "{error}");
+    assert!(error.to_string().starts_with("deployed, but the audit log says only that it began"), "{error}");
+    assert!(active(&control).iter().all(|active| active.as_deref().unwrap().starts_with("calm@1.0")));
+    assert!(disk.bytes.lock().unwrap().starts_with(b"{\"sequence\":1,"));
+    disk.take(usize::MAX);
+    control.flush_audit().unwrap();
+    assert_eq!(outcomes(&disk.entries()), [("deploy", "begun"), ("deploy", "done")]);
+
+    control.deploy(&request(WILD)).unwrap();
+    disk.take(1);
+    assert!(matches!(control.rollback(Slot::Batching, "test"), Err(RollbackError::Unrecorded(_))));
+    assert!(active(&control).iter().all(|active| active.as_deref().unwrap().starts_with("calm@1.0")));
+}
+
+#[test]
+fn more_than_waits_for_a_full_disk_is_counted() {
+    let (control, disk, _gates) = audited();
+    disk.take(0);
+    for _ in 0..1200 {
+        control.deploy(&request("nonsense")).unwrap_err();
+    }
+    disk.take(usize::MAX);
+    control.flush_audit().unwrap();
+    let entries = disk.entries();
+    assert_eq!(entries.len(), 1001);
+    let last = entries.last().unwrap();
+    assert_eq!((last.action.as_str(), last.outcome.as_str()), ("audit", "failed"));
+    assert!(last.evidence.starts_with("200 entries were lost"), "{}", last.evidence);
+}
+
+#[test]
+fn whoever_deploys_at_the_same_time_the_log_is_in_the_order_of_the_history() {
+    let (control, disk, _gates) = audited();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let control = &control;
+            scope.spawn(move || {
+                for version in 0..10 {
+                    let component = format!("batching calm {thread}.{version}");
+                    let deployed = control.deploy(&request(&component));
+                    assert!(matches!(deployed, Ok(_) | Err(DeployError::InProgress)), "{deployed:?}");
+                    strike_out(control, 0, &format!("batching other {thread}.{version}"), None);
+                }
+            });
+        }
+    });
+    control.flush_audit().unwrap();
+    let audited = |entry: &Entry| entry.action != "fault";
+    let history: Vec<Entry> = control.history().into_iter().filter(audited).collect();
+    assert_eq!(disk.entries(), history);
+    assert!(history.len() >= 80);
+}
+
+#[test]
+fn the_history_goes_on_from_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let mut before = Vec::new();
+    for _ in 0..2 {
+        let control = Control::new(parts(ControlLimits::default(), Some(Audit::open(&path).unwrap())));
+        assert_eq!(control.history(), before);
+        control.connect(engine().0);
+        control.deploy(&request(CALM)).unwrap();
+        before = control.history();
+    }
+    assert_eq!(before.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
 }

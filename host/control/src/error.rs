@@ -1,9 +1,12 @@
-//! Why a deployment, a rollback or a recording did not happen. Nothing has changed where one of these comes back.
+//! Why a deployment, a rollback or a recording did not happen. Nothing has changed where one of these comes back, but for
+//! the two that say so.
 
 use std::time::Duration;
 
 use sluice_core::{Digest, LoadError, PolicyFault, ReplicaId, Slot};
 use sluice_engine::order::Stopped;
+
+use crate::audit::AuditError;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DeployError {
@@ -27,6 +30,10 @@ pub enum DeployError {
     NoAnswer { seat: String, limit: Duration },
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    #[error("not deployed, since it could not be audited: {0}")]
+    Audit(AuditError),
+    #[error("deployed, but the audit log says only that it began: {0}")]
+    Unrecorded(AuditError),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -41,6 +48,10 @@ pub enum RollbackError {
     Prepare(PolicyFault),
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    #[error("not rolled back, since it could not be audited: {0}")]
+    Audit(AuditError),
+    #[error("rolled back, but the audit log says only that it began: {0}")]
+    Unrecorded(AuditError),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sluice_core::Digest;
 
 /// Milliseconds since 1970.
 pub type UnixMillis = u64;
@@ -13,18 +14,26 @@ pub type WallClock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// From 1 on; a gap at the start shows that older entries were dropped.
+    /// From 1 on, and on from the audit log's last one if there is a log. A gap at the start shows that older entries
+    /// were dropped.
     pub sequence: u64,
     pub unix_ms: UnixMillis,
-    /// Who caused it: `startup`, `admin` or `engine`.
+    /// Who caused it: `startup`, `directory`, `engine`, or whoever asked for it on the admin listener.
     pub by: String,
-    /// `deploy`, `rollback`, `fault`, `quarantine`, `recall` or `replica-lost`.
+    /// `deploy`, `rollback`, `fault`, `quarantine`, `recall`, `replica-lost` or `audit`.
     pub action: String,
     /// The slot or the seat.
     pub subject: String,
-    /// `done`, `refused`, `mixed`, `failed` or, for what merely happened, `seen`.
+    /// `done`, `refused`, `mixed`, `failed` or, for what merely happened, `seen`. With an audit log also `begun`,
+    /// written before the first seat is touched.
     pub outcome: String,
     pub evidence: String,
+    /// SHA-256 of the component, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// SHA-256 of its configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<String>,
 }
 
 /// What an entry says, before it has its number and time.
@@ -34,6 +43,13 @@ pub(crate) struct Event {
     pub(crate) subject: String,
     pub(crate) outcome: &'static str,
     pub(crate) evidence: String,
+    pub(crate) revision: Option<EventRevision>,
+}
+
+/// What was deployed, or was to be.
+pub(crate) struct EventRevision {
+    pub(crate) digest: String,
+    pub(crate) config: String,
 }
 
 pub(crate) struct History {
@@ -42,29 +58,51 @@ pub(crate) struct History {
     limit: usize,
 }
 
+impl Event {
+    /// What decides which code is in force is kept for ever. Faults and losses are not: a policy could fill the disk.
+    pub(crate) fn is_audited(&self) -> bool {
+        matches!(self.action, "deploy" | "rollback" | "quarantine" | "recall" | "audit")
+    }
+}
+
 /// A message may quote a guest; more of it than this is noise.
 const EVIDENCE_BYTES: usize = 1024;
 
 impl History {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { entries: VecDeque::new(), next: 1, limit: limit.max(1) }
+    /// `before` are the newest entries of the audit log.
+    pub(crate) fn new(limit: usize, before: Vec<Entry>) -> Self {
+        let next = before.last().map_or(1, |entry| entry.sequence + 1);
+        let mut history = Self { entries: VecDeque::new(), next, limit: limit.max(1) };
+        for entry in before {
+            history.push(entry);
+        }
+        history
     }
 
-    pub(crate) fn append(&mut self, unix_ms: UnixMillis, event: Event) {
-        if self.entries.len() == self.limit {
-            self.entries.pop_front();
-        }
-        let Event { by, action, subject, outcome, evidence } = event;
-        self.entries.push_back(Entry {
+    pub(crate) fn append(&mut self, unix_ms: UnixMillis, event: Event) -> &Entry {
+        let Event { by, action, subject, outcome, evidence, revision } = event;
+        let (digest, config) = revision.map(|revision| (revision.digest, revision.config)).unzip();
+        let entry = Entry {
             sequence: self.next,
             unix_ms,
-            by,
+            by: shorten(by),
             action: action.to_owned(),
             subject,
             outcome: outcome.to_owned(),
             evidence: shorten(evidence),
-        });
+            digest,
+            config_digest: config.map(|config| Digest::of(config.as_bytes()).to_string()),
+        };
         self.next += 1;
+        self.push(entry)
+    }
+
+    fn push(&mut self, entry: Entry) -> &Entry {
+        if self.entries.len() == self.limit {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(entry);
+        &self.entries[self.entries.len() - 1]
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry> {
@@ -86,12 +124,19 @@ mod tests {
     use super::*;
 
     fn event(evidence: String) -> Event {
-        Event { by: "admin".into(), action: "deploy", subject: "routing".into(), outcome: "done", evidence }
+        Event {
+            by: "admin".into(),
+            action: "deploy",
+            subject: "routing".into(),
+            outcome: "done",
+            evidence,
+            revision: None,
+        }
     }
 
     #[test]
     fn the_oldest_entries_go_and_numbers_run_on() {
-        let mut history = History::new(3);
+        let mut history = History::new(3, Vec::new());
         for time in 0..5 {
             history.append(time, event(time.to_string()));
         }
@@ -101,7 +146,7 @@ mod tests {
 
     #[test]
     fn evidence_is_cut_between_characters() {
-        let mut history = History::new(3);
+        let mut history = History::new(3, Vec::new());
         history.append(0, event("ä".repeat(600) + "x"));
         history.append(0, event(format!("x{}", "ä".repeat(600))));
         assert!(history.entries().iter().all(|entry| entry.evidence.len() <= EVIDENCE_BYTES + '…'.len_utf8()));

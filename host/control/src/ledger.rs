@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use sluice_core::{DeploymentClass, Descriptor, Digest, Installed, Revision, RevisionId, Seat, Slot};
 
-use crate::history::{Event, History, UnixMillis, WallClock, shorten};
+use crate::audit::{Audit, AuditHead};
+use crate::history::{Entry, Event, History, UnixMillis, WallClock, shorten};
 use crate::report::{DescriptorReport, Outcome, RevisionReport, Stage, StageReport, line};
 
 /// A revision with everything that happened to it.
@@ -29,11 +30,24 @@ pub(crate) type Held = (RevisionId, Outcome);
 pub(crate) struct Ledger {
     clock: WallClock,
     history: History,
+    /// `None` where no audit log is kept.
+    audit: Option<Unwritten>,
     slots: BTreeMap<Slot, SlotState>,
     seats: BTreeMap<(Slot, Option<u32>), Held>,
     /// The oldest first. This list alone decides what may come back; a seat's own is for its status.
     quarantined: VecDeque<(Digest, String)>,
 }
+
+/// What the audit log lacks: whoever appends an entry under the ledger's lock writes it after the lock is given back.
+struct Unwritten {
+    head: AuditHead,
+    entries: VecDeque<Entry>,
+    /// Entries for which there was no room while the log could not be written.
+    lost: u64,
+}
+
+/// Entries that wait for a log that cannot be written.
+const UNWRITTEN: usize = 1000;
 
 /// Rolled back and forth, a revision would collect stages without end; its first three and its last ones stay.
 const STAGES: usize = 32;
@@ -76,10 +90,18 @@ impl Known {
 }
 
 impl Ledger {
-    pub(crate) fn new(clock: WallClock, history: usize) -> Self {
+    pub(crate) fn new(clock: WallClock, history: usize, audit: Option<&mut Audit>) -> Self {
+        let (newest, audit) = match audit {
+            None => (Vec::new(), None),
+            Some(audit) => {
+                let (head, entries) = (audit.head().clone(), VecDeque::new());
+                (audit.take_newest(), Some(Unwritten { head, entries, lost: 0 }))
+            }
+        };
         Self {
             clock,
-            history: History::new(history),
+            history: History::new(history, newest),
+            audit,
             slots: BTreeMap::new(),
             seats: BTreeMap::new(),
             quarantined: VecDeque::new(),
@@ -91,8 +113,39 @@ impl Ledger {
     }
 
     pub(crate) fn append(&mut self, event: Event) {
-        let now = self.now();
-        self.history.append(now, event);
+        let (now, is_audited) = (self.now(), event.is_audited());
+        let entry = self.history.append(now, event);
+        let Some(audit) = self.audit.as_mut().filter(|_| is_audited) else { return };
+        match audit.entries.len() < UNWRITTEN {
+            true => audit.entries.push_back(entry.clone()),
+            false => audit.lost += 1,
+        }
+    }
+
+    pub(crate) fn is_audited(&self) -> bool {
+        self.audit.is_some()
+    }
+
+    /// What the audit log lacks, in its order.
+    pub(crate) fn unwritten(&self) -> Vec<Entry> {
+        self.audit.iter().flat_map(|audit| audit.entries.iter().cloned()).collect()
+    }
+
+    /// The first `count` of these are written.
+    pub(crate) fn written(&mut self, count: usize, head: AuditHead) {
+        let Some(audit) = &mut self.audit else { return };
+        audit.entries.drain(..count);
+        audit.head = head;
+        let lost = std::mem::take(&mut audit.lost);
+        if lost > 0 {
+            let evidence = format!("{lost} entries were lost while it could not be written");
+            let (by, subject) = ("engine".to_owned(), "audit log".to_owned());
+            self.append(Event { by, action: "audit", subject, outcome: "failed", evidence, revision: None });
+        }
+    }
+
+    pub(crate) fn audit_head(&self) -> Option<&AuditHead> {
+        self.audit.as_ref().map(|audit| &audit.head)
     }
 
     pub(crate) fn history(&self) -> &History {

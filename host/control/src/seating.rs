@@ -8,6 +8,7 @@ use sluice_core::{Digest, Installed, PolicyFault, RevisionId, Seat, Slot};
 use sluice_engine::order::{Order, OrderSender, Prepared, Reply, Seats};
 
 use crate::ask::{NoAnswer, ask, wait};
+use crate::audit::{Audit, AuditError};
 use crate::history::Event;
 use crate::kind::{Admission, Batching, Kind, Routing, SeatOf, Source};
 use crate::ledger::{Known, Ledger};
@@ -21,6 +22,8 @@ pub(crate) struct Seating {
     turn: Mutex<()>,
     /// Also locked on threads that step, so never held while waiting for anything.
     ledger: Mutex<Ledger>,
+    /// Locked before the ledger, and held while the disk writes.
+    audit: Option<Mutex<Audit>>,
 }
 
 /// A seat, and an instance for it.
@@ -37,8 +40,23 @@ pub(crate) type Outcomes = Vec<(Seat, Outcome)>;
 type InForce = Result<Option<RevisionId>, NoAnswer>;
 
 impl Seating {
-    pub(crate) fn new(ledger: Ledger, answer: Duration) -> Self {
-        Self { answer, seats: OnceLock::new(), turn: Mutex::new(()), ledger: Mutex::new(ledger) }
+    pub(crate) fn new(ledger: Ledger, audit: Option<Audit>, answer: Duration) -> Self {
+        let (ledger, audit) = (Mutex::new(ledger), audit.map(Mutex::new));
+        Self { answer, seats: OnceLock::new(), turn: Mutex::new(()), ledger, audit }
+    }
+
+    /// Writes what the audit log lacks. Returns when that is on the disk: never called on a thread that steps.
+    pub(crate) fn record(&self) -> Result<(), AuditError> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let mut audit = audit.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let entries = self.ledger().unwritten();
+            if entries.is_empty() {
+                return Ok(());
+            }
+            audit.append(&entries).inspect_err(|error| tracing::error!(unwritten = entries.len(), "{error}"))?;
+            self.ledger().written(entries.len(), audit.head().clone());
+        }
     }
 
     pub(crate) fn connect(&self, seats: Seats) {
@@ -125,6 +143,8 @@ impl Seating {
     pub(crate) fn recall(self: &Arc<Self>, slot: Slot, digest: Digest) {
         let seating = Arc::clone(self);
         let work = move || {
+            // Goes on without it: a quarantine does not wait for a disk, and what is not written was logged.
+            let _unwritten = seating.record();
             let _turn = seating.turn();
             let done = match slot {
                 Slot::Admission => seating.converge::<Admission>(digest),
@@ -133,6 +153,7 @@ impl Seating {
             };
             if let Err(fault) = done {
                 seating.recall_failed(slot, &fault.to_string());
+                let _unwritten = seating.record();
             }
         };
         if let Err(error) = thread::Builder::new().name("recall".into()).spawn(work) {
@@ -194,8 +215,7 @@ impl Seating {
 
     fn recall_failed(&self, slot: Slot, why: &str) {
         let evidence = format!("{why}: deploy again, or roll back, to bring all seats to one revision");
-        let event =
-            Event { by: "engine".into(), action: "recall", subject: slot.to_string(), outcome: "failed", evidence };
-        self.ledger().append(event);
+        let (by, subject) = ("engine".to_owned(), slot.to_string());
+        self.ledger().append(Event { by, action: "recall", subject, outcome: "failed", evidence, revision: None });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluice_control::{Control, ControlLimits};
+use sluice_control::{Control, ControlLimits, ControlParts};
 use sluice_core::{DeploymentClass, LoadError, LoadedPolicy, PolicyLoader};
 use sluice_engine::order::{Seats, Stopped};
 use sluice_engine::recorder::HostVersions;
@@ -13,7 +13,7 @@ use super::client::{get, post, send};
 use crate::admin::admin_router;
 use crate::config::EdgeLimits;
 use crate::gate::Gate;
-use crate::serve::{Connections, Phase, serve};
+use crate::serve::{Phase, serve};
 
 struct NoLoader;
 
@@ -25,7 +25,13 @@ impl PolicyLoader for NoLoader {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_and_its_errors() {
-    let control = Control::new(Arc::new(NoLoader), Arc::new(|| 7), ControlLimits::default(), HostVersions::default());
+    let control = Control::new(ControlParts {
+        loader: Arc::new(NoLoader),
+        clock: Arc::new(|| 7),
+        limits: ControlLimits::default(),
+        versions: HostVersions::default(),
+        audit: None,
+    });
     control.connect(Seats {
         admission: Arc::new(|_| Err(Stopped)),
         routing: Arc::new(|_| Err(Stopped)),
@@ -35,8 +41,7 @@ async fn every_route_and_its_errors() {
     let address = listener.local_addr().unwrap();
     let (_phase, phases) = watch::channel(Phase::Serving);
     let limits = EdgeLimits { component_bytes: 100, ..EdgeLimits::default() };
-    let router = admin_router(Arc::new(control), limits, Gate::open());
-    tokio::spawn(serve(listener, router, Connections { limits, tls: None, metrics: None }, phases));
+    tokio::spawn(serve(listener, admin_router(Arc::new(control), limits, Gate::open()), limits, None, phases));
 
     const WASM: &str = "application/wasm";
     let deploy = |query: &str| post(&format!("/admin/policies{query}"), WASM, "x");
