@@ -106,11 +106,12 @@ impl Server {
         let (address, admin_address) = (on.api.local_addr()?, on.admin.local_addr()?);
         let edge = edge(limits, &config.engine, model, &engine, &metrics);
         let (phase, phases) = watch::channel(Phase::Serving);
+        let connections = |metrics| Connections { limits, tls: None, metrics };
         let mut listeners = JoinSet::new();
         let api = openai_router(Arc::clone(&edge), Gate::open());
-        listeners.spawn(serve(on.api, api, limits, Some(metrics.edge.clone()), phases.clone()));
+        listeners.spawn(serve(on.api, api, connections(Some(metrics.edge.clone())), phases.clone()));
         let admin = admin_router(Arc::clone(&control), limits, Gate::open());
-        listeners.spawn(serve(on.admin, admin, limits, None, phases));
+        listeners.spawn(serve(on.admin, admin, connections(None), phases));
         Ok(Self { address, admin_address, policies, control, edge, engine, phase, listeners })
     }
 

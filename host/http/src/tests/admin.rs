@@ -13,7 +13,7 @@ use super::client::{get, post, send};
 use crate::admin::admin_router;
 use crate::config::EdgeLimits;
 use crate::gate::Gate;
-use crate::serve::{Phase, serve};
+use crate::serve::{Connections, Phase, serve};
 
 struct NoLoader;
 
@@ -41,7 +41,8 @@ async fn every_route_and_its_errors() {
     let address = listener.local_addr().unwrap();
     let (_phase, phases) = watch::channel(Phase::Serving);
     let limits = EdgeLimits { component_bytes: 100, ..EdgeLimits::default() };
-    tokio::spawn(serve(listener, admin_router(Arc::new(control), limits, Gate::open()), limits, None, phases));
+    let router = admin_router(Arc::new(control), limits, Gate::open());
+    tokio::spawn(serve(listener, router, Connections { limits, tls: None, metrics: None }, phases));
 
     const WASM: &str = "application/wasm";
     let deploy = |query: &str| post(&format!("/admin/policies{query}"), WASM, "x");
