@@ -55,7 +55,7 @@ impl Flows {
         flow.queued_tokens += tokens;
         self.queued_tokens += tokens;
         self.places.insert(request.id, (tenant, place));
-        self.by_age.insert((request.arrival, request.id), tenant);
+        self.by_age.insert((admitted.queued, request.id), tenant);
         flow.waiting.insert(place, admitted);
     }
 
@@ -63,7 +63,7 @@ impl Flows {
         let (tenant, place) = self.places.remove(&id)?;
         let flow = self.flows.get_mut(&tenant)?;
         let admitted = flow.waiting.remove(&place)?;
-        self.by_age.remove(&(admitted.request.arrival, id));
+        self.by_age.remove(&(admitted.queued, id));
         let tokens = u64::from(admitted.request.prompt_tokens());
         flow.queued_tokens -= tokens;
         self.queued_tokens -= tokens;
@@ -79,7 +79,7 @@ impl Flows {
         self.flows.iter().filter(|(_, flow)| !flow.waiting.is_empty()).map(|(&tenant, _)| tenant)
     }
 
-    /// Of all requests that wait, the one that arrived first.
+    /// Of all requests, the one that has waited here for longest.
     pub(crate) fn oldest(&self) -> Option<&Arc<Admitted>> {
         let (&(_, id), tenant) = self.by_age.first_key_value()?;
         let (_, place) = self.places.get(&id)?;

@@ -8,7 +8,7 @@ use crate::order::Stopped;
 
 /// What the edge asks of the pool.
 pub enum PoolCommand {
-    Offer(Request),
+    Offer(Box<Request>),
     /// The client left (`Cancelled`) or a stop string matched (`Stop`).
     Finish(RequestId, FinishReason),
 }
@@ -29,7 +29,7 @@ impl PoolHandle {
     }
 
     pub fn offer(&self, request: Request) -> Result<(), Stopped> {
-        (self.commands)(PoolCommand::Offer(request))
+        (self.commands)(PoolCommand::Offer(Box::new(request)))
     }
 
     /// Ends a request early; what it already holds is freed at the next step boundary. Unknown ids are ignored.

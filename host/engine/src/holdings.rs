@@ -68,8 +68,11 @@ impl Holdings {
         self.blocks.allocate(lacking, &mut sequence.blocks)
     }
 
-    /// How many tokens of a waiting sequence lie in the prefix cache. At least one is left to compute.
+    /// How many tokens of a waiting sequence can be taken from the prefix cache. At least one is left to compute.
     pub(crate) fn cached_tokens(&self, sequence: &Sequence) -> u32 {
+        if sequence.awaits_scores() {
+            return 0;
+        }
         let usable = (sequence.tokens.len().saturating_sub(1)) / self.block_tokens as usize;
         let hashes = sequence.hashes.hashes();
         let hashes = &hashes[..usable.min(hashes.len())];

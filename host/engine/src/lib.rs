@@ -25,4 +25,5 @@ pub mod replay;
 pub mod replica;
 mod roster;
 mod routing;
+mod rows;
 mod sequence;

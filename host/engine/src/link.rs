@@ -17,9 +17,11 @@ pub struct Admitted {
     pub request: Request,
     pub priority: i32,
     pub max_new_tokens: u32,
+    /// When it came into the central queue, for the first time or after its replica was lost.
+    pub queued: Nanos,
     /// Set when it first is part of a step.
     pub scheduled: AtomicBool,
-    /// Set with the first token that is sent: from then on it cannot be offered to another replica.
+    /// Set with the first that is sent of its answer or of its prompt's scores: from then on it cannot be offered to another replica.
     pub started: AtomicBool,
 }
 
@@ -130,10 +132,15 @@ impl ReplicaInlet {
         let before = std::mem::replace(&mut *hold(&self.shared.report), report);
         let finished = events.iter().any(|event| matches!(event, FromReplica::Finished(_)));
         let wake = finished || report.max_running > before.max_running;
-        hold(&self.shared.outbox).append(events);
+        self.hand_over(events);
         if wake {
             (self.shared.wake_pool)();
         }
+    }
+
+    /// Leaves events for the pool to find when it looks next.
+    pub fn hand_over(&self, events: &mut Vec<FromReplica>) {
+        hold(&self.shared.outbox).append(events);
     }
 }
 

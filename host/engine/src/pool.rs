@@ -12,8 +12,8 @@ use std::sync::atomic::AtomicBool;
 
 use sluice_core::view::{ArrivalView, FlowView, RequestView, RoutingView, replica_state};
 use sluice_core::{
-    AdmissionPolicy, Clock, EndOfStream, EngineEvent, Failure, FinishReason, Finished, Nanos, Observer, Rejection,
-    ReplicaId, Request, RequestId, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
+    AdmissionPolicy, BlockHash, Clock, EndOfStream, EngineEvent, Failure, FinishReason, Finished, Nanos, Observer,
+    Rejection, ReplicaId, Request, RequestId, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
 };
 
 use crate::admission;
@@ -35,8 +35,10 @@ pub struct PoolConfig {
     pub max_model_len: u32,
     /// How many requests beyond its limit in force a replica is given, so that it can start the next at once.
     pub look_ahead: u32,
-    /// A request that waits longer is sent next, whatever the policies say.
+    /// A request that waits longer is sent next if a replica has room, whatever the policies say.
     pub starvation: Nanos,
+    /// A request that waits longer, no replica having room for it, is ended.
+    pub queue_timeout: Nanos,
     /// While nothing runs at all, no request waits longer, whatever the policies say.
     pub work_conservation: Nanos,
     /// A request that was with so many replicas when they were lost is refused.
@@ -52,7 +54,8 @@ impl Default for PoolConfig {
             max_queued_tokens: 1 << 20,
             max_model_len: 2048,
             look_ahead: 2,
-            starvation: 30 * SECOND,
+            starvation: 10 * SECOND,
+            queue_timeout: 30 * SECOND,
             work_conservation: SECOND,
             max_attempts: 2,
             seed: 0,
@@ -60,6 +63,9 @@ impl Default for PoolConfig {
         }
     }
 }
+
+/// Stands for the replica of a request that none has.
+const NOWHERE: ReplicaId = ReplicaId(u32::MAX);
 
 /// What control asks of the pool's two seats.
 pub enum PoolOrder {
@@ -150,7 +156,7 @@ impl Pool {
     /// Ends a request early, wherever it is. An unknown one has ended already.
     pub fn finish(&mut self, id: RequestId, reason: FinishReason, now: Nanos) {
         if let Some(admitted) = self.flows.remove(id) {
-            self.end_unserved(&admitted, ReplicaId(u32::MAX), reason, None, now);
+            self.end_unserved(&admitted, NOWHERE, reason, None, now);
             self.report_queue();
         } else if let Some(in_flight) = self.in_flight.get(&id) {
             self.replicas[in_flight.replica].port.send(ToReplica::Finish(id, reason));
@@ -218,6 +224,7 @@ impl Pool {
             request: request.clone(),
             priority: request.priority,
             max_new_tokens: request.max_new_tokens.clamp(1, room),
+            queued: now,
             scheduled: AtomicBool::new(false),
             started: AtomicBool::new(false),
         };
@@ -324,6 +331,14 @@ impl Admitted {
     /// It was with a replica when that was lost, and may have been the reason.
     pub(crate) fn is_suspect(&self) -> bool {
         self.request.attempt > 1
+    }
+
+    /// Of the blocks that it can take from a prefix cache: none where its prompt is to be scored.
+    pub(crate) fn reusable(&self) -> &[BlockHash] {
+        match self.request.prompt_logprobs {
+            Some(_) => &[],
+            None => self.request.hashes.hashes(),
+        }
     }
 
     /// The tokens it occupies if it runs to its end.

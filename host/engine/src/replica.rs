@@ -6,9 +6,8 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::view::{BatchingView, EngineLimits, LastStep};
 use sluice_core::{
-    Batch, BatchingDecision, BatchingPolicy, Clock, Draw, EngineEvent, Executor, ExecutorError, Failure, FailureKind,
-    FinishReason, Nanos, Observer, ReplicaId, RequestId, Row, SECOND, Sampled, Seat, Slot, StepOutput, Ticket,
-    TokenSource,
+    Batch, BatchingDecision, BatchingPolicy, Clock, EngineEvent, Executor, ExecutorError, Failure, FailureKind,
+    FinishReason, Nanos, Observer, ReplicaId, RequestId, SECOND, Sampled, Scored, Seat, Slot, StepOutput, Ticket,
 };
 
 use crate::batching::{self, Selection};
@@ -20,6 +19,7 @@ use crate::meter::Meter;
 use crate::order::Order;
 use crate::random::RandomWords;
 use crate::rates::{Mean, Rate};
+use crate::rows;
 use crate::sequence::{Accepted, length};
 
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +100,8 @@ struct PlannedRow {
     /// Tokens in the cache once the step is done.
     end: u32,
     draws: bool,
+    /// Where its run starts, if tokens of a prompt are scored in it.
+    scored_from: Option<u32>,
 }
 
 struct Submitted {
@@ -328,8 +330,10 @@ impl Replica {
                 sequence.admitted.scheduled.store(true, Ordering::Release);
                 sequence.cached_tokens = cached;
             }
-            let queried = sequence.length();
-            self.observer.observe(&EngineEvent::PrefixCache { replica, queried, hit: cached });
+            if !sequence.awaits_scores() {
+                let queried = sequence.length();
+                self.observer.observe(&EngineEvent::PrefixCache { replica, queried, hit: cached });
+            }
         }
     }
 
@@ -341,35 +345,16 @@ impl Replica {
         batch.rows.clear();
         batch.tokens.clear();
         batch.blocks.clear();
+        batch.history.clear();
         self.step += 1;
         batch.step = self.step;
         let mut rows = Vec::with_capacity(selection.rows.len());
         for share in &selection.rows {
             let Some(sequence) = self.held.sequences.get_mut(&share.ordinal) else { continue };
-            let start = sequence.computed;
             let draws = sequence.draws_after(share.tokens);
-            let known = length(sequence.tokens.len());
-            batch.rows.push(Row {
-                sequence: sequence.id(),
-                start,
-                tokens: share.tokens,
-                prompt_tokens: sequence.admitted.request.prompt_tokens(),
-                token_offset: batch.tokens.len(),
-                block_offset: batch.blocks.len(),
-                block_count: sequence.blocks.len(),
-                draw: draws.then(|| Draw {
-                    params: Arc::clone(&sequence.sampling),
-                    history_offset: 0,
-                    history_tokens: 0,
-                    forbidden: None,
-                }),
-                score: None,
-            });
-            batch.tokens.extend((start..start + share.tokens).map(|position| match position < known {
-                true => TokenSource::Known(sequence.tokens[position as usize]),
-                false => TokenSource::PreviousStep,
-            }));
-            batch.blocks.extend_from_slice(&sequence.blocks);
+            rows::add(&mut batch, sequence, share.tokens);
+            let scored = batch.rows.last().filter(|row| row.score.is_some());
+            let scored_from = scored.map(|row| row.start);
             sequence.computed += share.tokens;
             sequence.drawing += u32::from(draws);
             sequence.idle_since = now;
@@ -379,6 +364,7 @@ impl Replica {
                 incarnation: sequence.incarnation,
                 end: sequence.computed,
                 draws,
+                scored_from,
             });
         }
         account.prefill_tokens = length(batch.tokens.len()) - account.decode_sequences;
@@ -387,18 +373,18 @@ impl Replica {
 
     fn take_in(&mut self, submitted: &Submitted, output: StepOutput, now: Nanos) -> Result<(), ExecutorError> {
         let times = output.times;
-        let mut sampled = output.sampled.into_iter();
+        let (mut sampled, mut scored) = (output.sampled.into_iter(), output.scored.into_iter());
         let mut finished = 0;
         for row in &submitted.rows {
             self.publish_prefix(row);
-            if !row.draws {
-                continue;
+            if let Some(start) = row.scored_from {
+                let outcome = of_row(row, scored.next(), "score")?;
+                finished += u32::from(self.accept_scores(row, start, outcome, now));
             }
-            let (_, outcome) = sampled
-                .next()
-                .filter(|(id, _)| *id == row.id)
-                .ok_or_else(|| ExecutorError { message: format!("no token came back for request {}", row.id.0) })?;
-            finished += u32::from(self.accept(row, outcome, now));
+            if row.draws {
+                let outcome = of_row(row, sampled.next(), "token")?;
+                finished += u32::from(self.accept(row, outcome, now));
+            }
         }
         let host_gap = self.meter.step(&times);
         let wall = times.finished.saturating_sub(times.submitted);
@@ -414,6 +400,29 @@ impl Replica {
         }
     }
 
+    /// Takes in how likely a row's part of the prompt is. True if its sequence ended with it.
+    fn accept_scores(&mut self, row: &PlannedRow, start: u32, outcome: Scored, now: Nanos) -> bool {
+        let Some(sequence) = self.held.sequences.get_mut(&row.ordinal) else { return false };
+        let scores = match outcome {
+            Scored::Tokens(scores) => scores,
+            Scored::Failed(error) => {
+                self.fail(row, error, now);
+                return true;
+            }
+        };
+        let closed = sequence.accept_scores(start, scores).is_err();
+        if closed {
+            self.end(row.ordinal, FinishReason::Cancelled, None, now);
+        }
+        closed
+    }
+
+    /// The model's numbers for this row are none.
+    fn fail(&mut self, row: &PlannedRow, error: String, now: Nanos) {
+        let failure = Failure::new(FailureKind::NotANumber, error);
+        self.end(row.ordinal, FinishReason::Failed, Some(failure), now);
+    }
+
     /// Takes in what a row drew. True if its sequence ended with it; a surplus draw of an ended one is dropped.
     fn accept(&mut self, row: &PlannedRow, outcome: Sampled, now: Nanos) -> bool {
         let Some(sequence) = self.held.sequences.get_mut(&row.ordinal) else { return false };
@@ -421,8 +430,7 @@ impl Replica {
         let token = match outcome {
             Sampled::Token(token) => token,
             Sampled::Failed(error) => {
-                let failure = Failure::new(FailureKind::NotANumber, error);
-                self.end(row.ordinal, FinishReason::Failed, Some(failure), now);
+                self.fail(row, error, now);
                 return true;
             }
         };
@@ -505,6 +513,21 @@ impl Replica {
             error_rate: self.averages.errors.get().unwrap_or(0.0),
             ..self.config.first_report()
         }
+    }
+}
+
+/// However it ends, the pool hears of every request that ended before: it would offer them again.
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.inlet.hand_over(&mut self.outgoing);
+    }
+}
+
+/// What came back for a row; outcomes stand in the order of the rows.
+fn of_row<T>(row: &PlannedRow, outcome: Option<(RequestId, T)>, what: &str) -> Result<T, ExecutorError> {
+    match outcome {
+        Some((id, outcome)) if id == row.id => Ok(outcome),
+        _ => Err(ExecutorError { message: format!("no {what} came back for request {}", row.id.0) }),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use sluice_core::view::phase;
 use sluice_core::{
     BlockId, EndOfStream, Failure, FinishReason, Finished, HashChain, Nanos, ReplicaId, RequestId, SampledToken,
-    SamplingParams, SinkClosed, TokenEvent,
+    SamplingParams, ScoredToken, SinkClosed, TokenEvent,
 };
 
 use crate::link::Admitted;
@@ -26,6 +26,8 @@ pub(crate) struct Sequence {
     pub(crate) published: usize,
     pub(crate) hashes: HashChain,
     pub(crate) sampling: Arc<SamplingParams>,
+    /// Tokens of the prompt, from its second on, whose scores were sent.
+    pub(crate) scored: u32,
     pub(crate) cached_tokens: u32,
     pub(crate) preemptions: u32,
     /// What it had generated when it was last preempted: a policy cannot preempt it again before it came further.
@@ -63,6 +65,7 @@ impl Sequence {
             published: 0,
             hashes: HashChain::clone(&request.hashes),
             sampling: Arc::new(request.sampling.clone()),
+            scored: 0,
             cached_tokens: 0,
             preemptions: 0,
             generated_at_preemption: None,
@@ -106,6 +109,25 @@ impl Sequence {
     /// Whether another token may be drawn, those in flight counted.
     pub(crate) fn may_draw(&self, max_model_len: u32) -> bool {
         self.generated + self.drawing < self.admitted.max_new_tokens && self.length() < max_model_len
+    }
+
+    /// Whether the client is still to be told how likely some of its prompt is. Until then its keys and values are
+    /// computed, not read from the prefix cache: scores come from what the layers make of every token.
+    pub(crate) fn awaits_scores(&self) -> bool {
+        let request = &self.admitted.request;
+        request.prompt_logprobs.is_some() && self.scored + 1 < request.prompt_tokens()
+    }
+
+    /// Sends the scores of the prompt's tokens behind `start`. Those that were sent before the sequence was preempted are
+    /// not sent again.
+    pub(crate) fn accept_scores(&mut self, start: u32, mut scores: Vec<ScoredToken>) -> Result<(), SinkClosed> {
+        let known = self.scored.saturating_sub(start) as usize;
+        scores.drain(..known.min(scores.len()));
+        if scores.is_empty() {
+            return Ok(());
+        }
+        self.scored += length(scores.len());
+        self.send(TokenEvent::Prompt(scores))
     }
 
     /// Takes a token in.

@@ -48,6 +48,7 @@ pub(crate) enum NoDraw {
 
 impl<'a> Drawing<'a> {
     /// By the logits and the parameters alone.
+    #[cfg(test)]
     pub(crate) fn new(params: &'a SamplingParams, position: u32) -> Self {
         Self { params, position, prompt: &[], answer: &[], forbidden: &[] }
     }

@@ -1,12 +1,15 @@
 //! Who is served next, and where: admission says whose turn it is, routing ranks the replicas, and the host sees to it
 //! that nobody waits for ever and no replica stands idle.
+//!
+//! While a replica has room, a request that waits for longer than `starvation` is sent past the policies; where none
+//! has, one that waits for longer than `queue_timeout` is ended. Room comes first: what a replica can take is never ended.
 
 use std::sync::Arc;
 
 use sluice_core::view::RequestView;
-use sluice_core::{MILLISECOND, Nanos, NextFlow, Route};
+use sluice_core::{Failure, FailureKind, FinishReason, MILLISECOND, Nanos, NextFlow, Route, SECOND};
 
-use super::{InFlight, Pool};
+use super::{InFlight, NOWHERE, Pool, PoolConfig};
 use crate::decide::{Next, Rank};
 use crate::link::{Admitted, ToReplica};
 use crate::{admission, routing};
@@ -47,6 +50,7 @@ impl Pool {
             };
             wake = soonest(wake, until);
         }
+        self.expire(now);
         self.report_queue();
         soonest(wake, self.next_rule()).map(|at| at.max(now + SHORTEST_HOLD))
     }
@@ -81,8 +85,8 @@ impl Pool {
     /// The request that a rule of the host sends now, whatever the policies say.
     fn overdue(&self, now: Nanos) -> Option<(Arc<Admitted>, &'static str)> {
         let oldest = self.flows.oldest()?;
-        let waited = now.saturating_sub(oldest.request.arrival);
-        let rule = if waited > self.config.starvation {
+        let waited = now.saturating_sub(oldest.queued);
+        let rule = if waited > self.config.starvation.min(self.config.queue_timeout) {
             STARVATION
         } else if waited > self.config.work_conservation && self.in_flight.is_empty() {
             WORK_CONSERVATION
@@ -107,14 +111,34 @@ impl Pool {
         target.map_or(Turn::Rest(None), |target| self.send(admitted, target))
     }
 
+    /// Ends what has waited for too long, now that everything is sent that there is room for.
+    fn expire(&mut self, now: Nanos) {
+        let longest = self.config.queue_timeout;
+        let is_over = |admitted: &Admitted| now.saturating_sub(admitted.queued) > longest;
+        while let Some(id) = self.flows.oldest().filter(|oldest| is_over(oldest)).map(|oldest| oldest.request.id) {
+            let Some(admitted) = self.flows.remove(id) else { return };
+            let failure = Failure { retry_after: Some(self.retry_after(now)), ..self.timed_out() };
+            self.end_unserved(&admitted, NOWHERE, FinishReason::Failed, Some(failure), now);
+        }
+    }
+
+    fn timed_out(&self) -> Failure {
+        let seconds = self.config.queue_timeout as f64 / SECOND as f64;
+        let message = format!("no replica had room for this request within {seconds} s");
+        Failure::new(FailureKind::QueueTimeout, message)
+    }
+
     /// When a rule of the host applies next, as things stand.
     fn next_rule(&self) -> Option<Nanos> {
-        if !self.has_room() {
-            return None;
-        }
-        let bound = if self.in_flight.is_empty() { self.config.work_conservation } else { self.config.starvation };
+        let PoolConfig { starvation, queue_timeout, work_conservation, .. } = self.config;
+        let bound = match (self.has_room(), self.in_flight.is_empty()) {
+            (false, _) => queue_timeout,
+            (true, true) => work_conservation.min(starvation),
+            (true, false) => starvation,
+        };
         // Strictly later than the bound.
-        self.flows.oldest().map(|oldest| oldest.request.arrival.saturating_add(bound).saturating_add(1))
+        let after = bound.min(queue_timeout).saturating_add(1);
+        self.flows.oldest().map(|oldest| oldest.queued.saturating_add(after))
     }
 
     /// The tenant to serve, or until when none is.
@@ -143,7 +167,7 @@ impl Pool {
             max_new_tokens: admitted.max_new_tokens,
             ..RequestView::from(&admitted.request)
         };
-        self.fill_routing_view(request, admitted.request.hashes.hashes(), now);
+        self.fill_routing_view(request, admitted.reusable(), now);
         let look_ahead = self.config.look_ahead;
         match self.routing.decide::<Rank>(&self.routing_view, now) {
             Some(Route::Ranked(choices)) => choices

@@ -23,10 +23,9 @@ impl Pool {
         for request in there {
             let Some(in_flight) = self.take_in_flight(request) else { continue };
             self.flows.ended(in_flight.admitted.request.tenant.0, 0);
-            match self.offer_again(&in_flight.admitted) {
+            match self.offer_again(&in_flight.admitted, id, now) {
                 Ok(()) => requeued += 1,
-                Err(kind) => {
-                    let failure = Failure::new(kind, format!("replica {} was lost while it served this request", id.0));
+                Err(failure) => {
                     self.end_unserved(&in_flight.admitted, id, FinishReason::Failed, Some(failure), now);
                     failed += 1;
                 }
@@ -36,23 +35,36 @@ impl Pool {
         self.report_queue();
     }
 
-    fn offer_again(&mut self, admitted: &Admitted) -> Result<(), FailureKind> {
+    fn offer_again(&mut self, admitted: &Admitted, lost: ReplicaId, now: Nanos) -> Result<(), Failure> {
         // Whoever had not run yet has nothing to do with the loss.
         let ran = admitted.scheduled.load(Ordering::Acquire);
         let attempt = admitted.request.attempt + u32::from(ran);
         if attempt > self.config.max_attempts {
-            return Err(FailureKind::Poison);
+            return Err(poison(self.config.max_attempts));
         }
         if admitted.started.load(Ordering::Acquire) {
-            return Err(FailureKind::ReplicaLost);
+            return Err(Failure { retry_after: Some(self.retry_after(now)), ..cut_short(lost) });
         }
         self.flows.push(Arc::new(Admitted {
             request: Request { attempt, ..admitted.request.clone() },
             priority: admitted.priority,
             max_new_tokens: admitted.max_new_tokens,
+            queued: now,
             scheduled: AtomicBool::new(false),
             started: AtomicBool::new(false),
         }));
         Ok(())
     }
+}
+
+fn poison(attempts: u32) -> Failure {
+    let message = format!(
+        "this request ran on {attempts} replicas when they were lost, so it is held to be the reason and is not served again"
+    );
+    Failure::new(FailureKind::Poison, message)
+}
+
+fn cut_short(replica: ReplicaId) -> Failure {
+    let message = format!("replica {} was lost after it had sent a part of this request's answer", replica.0);
+    Failure::new(FailureKind::ReplicaLost, message)
 }

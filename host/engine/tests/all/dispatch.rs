@@ -218,10 +218,10 @@ fn holding_one_back_lasts_until_the_starvation_bound() {
         install(&mut world);
         let first = world.offer(Ask { tenant: 1, ..Ask::new(prompt(1), 3) });
         let second = world.offer(Ask { tenant: 2, ..Ask::new(prompt(2), 3) });
-        world.clock.advance(20 * SECOND);
+        world.clock.advance(8 * SECOND);
         world.run(20);
         assert!(world.end(first).is_none() && world.end(second).is_none(), "the policy may hold");
-        world.clock.advance(11 * SECOND);
+        world.clock.advance(3 * SECOND);
         world.run(40);
         assert!(world.end(first).is_some() && world.end(second).is_some(), "but not for ever");
         assert!(world.journal.count("starvation") > 0);
@@ -318,4 +318,19 @@ fn the_native_rule_finds_the_replica_that_is_less_loaded() {
     world.drain();
     let steps = [0, 1].map(|replica| world.journal.count(&format!("Step {{ replica: ReplicaId({replica})")));
     assert!(steps[0] > 0 && steps[1] > 0, "{steps:?}");
+}
+
+#[test]
+fn what_ended_just_before_its_replica_was_lost_does_not_end_again() {
+    for steps in 0..6 {
+        let mut world = World::new(1, 1, LIMITS);
+        world.offer(Ask::new(prompt(1), 20));
+        let left = world.offer(Ask::new(prompt(2), 20));
+        world.run(4);
+        world.cancel(left);
+        world.run(steps);
+        world.lose(0);
+        world.drain();
+        world.assert_answers();
+    }
 }

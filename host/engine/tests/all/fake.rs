@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex};
 
 use sluice_core::view::BatchingView;
 use sluice_core::{
-    Batch, BatchingDecision, BatchingPolicy, CallCost, Clock, Digest, Events, Executor, ExecutorError, FaultKind,
-    Instantiate, MILLISECOND, Nanos, Policy, PolicyFault, RequestId, RevisionId, Sampled, SampledToken, SinkClosed,
-    Slot, State, StepOutput, StepTimes, Ticket, TokenEvent, TokenSink, TokenSource,
+    Batch, BatchingDecision, BatchingPolicy, CallCost, Clock, Digest, Draw, Events, Executor, ExecutorError, FaultKind,
+    Instantiate, Logprob, MILLISECOND, Nanos, Policy, PolicyFault, RequestId, RevisionId, Row, Sampled, SampledToken,
+    Score, Scored, ScoredToken, SinkClosed, Slot, State, StepOutput, StepTimes, Ticket, TokenEvent, TokenSink,
+    TokenSource,
 };
 
 pub(crate) const VOCABULARY: u64 = 1000;
+
+/// A prompt that has it cannot be scored.
+pub(crate) const NO_NUMBER: u32 = u32::MAX;
 
 #[derive(Default)]
 pub(crate) struct VirtualClock(AtomicU64);
@@ -39,13 +43,44 @@ pub(crate) fn next_token(prompt_tokens: u32, context: &[u32]) -> u32 {
     (hash % VOCABULARY) as u32
 }
 
+/// The same, past the tokens that must not be drawn.
+fn allowed_token(prompt_tokens: u32, context: &[u32], forbidden: &[u32]) -> u32 {
+    let mut token = next_token(prompt_tokens, context);
+    while forbidden.contains(&token) {
+        token = (token + 1) % VOCABULARY as u32;
+    }
+    token
+}
+
 /// What a request must be answered, whatever else happens.
 pub(crate) fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
+    expected_until(prompt, count, &[], 0).0
+}
+
+/// As far as the first stop token after so many others, and whether one came.
+pub(crate) fn expected_until(prompt: &[u32], count: usize, stop_tokens: &[u32], least: usize) -> (Vec<u32>, bool) {
     let mut tokens = prompt.to_vec();
-    for _ in 0..count {
-        tokens.push(next_token(prompt.len() as u32, &tokens));
+    for index in 0..count {
+        let forbidden = if index < least { stop_tokens } else { &[] };
+        let token = allowed_token(prompt.len() as u32, &tokens, forbidden);
+        if stop_tokens.contains(&token) {
+            return (tokens.split_off(prompt.len()), true);
+        }
+        tokens.push(token);
     }
-    tokens.split_off(prompt.len())
+    (tokens.split_off(prompt.len()), false)
+}
+
+/// How likely the last of these tokens is after the others.
+fn score(tokens: &[u32], alternatives: u8) -> ScoredToken {
+    let logprob = -(next_token(0, tokens) as f32);
+    let token = tokens[tokens.len() - 1];
+    ScoredToken { token, logprob, top: vec![Logprob { token, logprob }; usize::from(alternatives)] }
+}
+
+/// What is said of a prompt's tokens but the first.
+pub(crate) fn expected_scores(prompt: &[u32], alternatives: u8) -> Vec<ScoredToken> {
+    (2..=prompt.len()).map(|end| score(&prompt[..end], alternatives)).collect()
 }
 
 /// Keeps, instead of keys and values, the tokens themselves in the blocks, and reads every context back from them.
@@ -73,8 +108,8 @@ impl FakeExecutor {
         }
     }
 
-    fn compute(&mut self, batch: &Batch) -> Vec<(RequestId, Sampled)> {
-        let mut drawn = Vec::new();
+    fn compute(&mut self, batch: &Batch) -> StepOutput {
+        let (mut drawn, mut scored) = (Vec::new(), Vec::new());
         for row in &batch.rows {
             let blocks = batch.blocks_of(row);
             for (offset, source) in batch.tokens_of(row).iter().enumerate() {
@@ -85,18 +120,46 @@ impl FakeExecutor {
                 };
                 self.memory.insert((blocks[position / self.block_tokens].0, position % self.block_tokens), token);
             }
-            if row.draw.is_some() {
-                let context: Vec<u32> = (0..(row.start + row.tokens) as usize)
-                    .map(|position| {
-                        self.memory[&(blocks[position / self.block_tokens].0, position % self.block_tokens)]
-                    })
-                    .collect();
-                drawn.push((row.sequence, next_token(row.prompt_tokens, &context)));
+            if row.draw.is_none() && row.score.is_none() {
+                continue;
+            }
+            let context: Vec<u32> = (0..(row.start + row.tokens) as usize)
+                .map(|position| self.memory[&(blocks[position / self.block_tokens].0, position % self.block_tokens)])
+                .collect();
+            if let Some(asked) = row.score {
+                let scores = Scored::Tokens(scores_of(row, asked, &context));
+                let fails = context.contains(&NO_NUMBER);
+                scored.push((row.sequence, if fails { Scored::Failed("no number".into()) } else { scores }));
+            }
+            if let Some(draw) = &row.draw {
+                check_history(batch, row, draw, &context);
+                let forbidden = draw.forbidden.as_deref().unwrap_or_default();
+                drawn.push((row.sequence, allowed_token(row.prompt_tokens, &context, forbidden)));
             }
         }
         self.drawn = drawn.iter().copied().collect();
-        drawn.into_iter().map(|(id, token)| (id, Sampled::Token(SampledToken::plain(token)))).collect()
+        let token = |(id, token)| (id, Sampled::Token(SampledToken::plain(token)));
+        StepOutput { sampled: drawn.into_iter().map(token).collect(), scored, ..StepOutput::default() }
     }
+}
+
+fn scores_of(row: &Row, asked: Score, context: &[u32]) -> Vec<ScoredToken> {
+    assert!(context.len() <= row.prompt_tokens as usize, "what was drawn is not scored");
+    assert_eq!(
+        asked.next.is_none(),
+        context.len() == row.prompt_tokens as usize,
+        "something follows within the prompt"
+    );
+    let given: Vec<u32> = context.iter().copied().chain(asked.next).collect();
+    (row.start as usize + 2..=given.len()).map(|end| score(&given[..end], asked.alternatives)).collect()
+}
+
+/// A draw that penalises is told all that is known, and no other is told anything.
+fn check_history(batch: &Batch, row: &Row, draw: &Draw, context: &[u32]) {
+    let unknown = batch.tokens_of(row).iter().filter(|source| **source == TokenSource::PreviousStep).count();
+    let known = &context[..context.len() - unknown];
+    let history = &batch.history[draw.history_offset..][..draw.history_tokens];
+    assert_eq!(history, if draw.params.penalises() { known } else { &[] });
 }
 
 impl Executor for FakeExecutor {
@@ -109,10 +172,10 @@ impl Executor for FakeExecutor {
             return Err(ExecutorError { message: "broken for a test".into() });
         }
         assert!(self.in_flight.len() < self.depth, "more steps in flight than the executor takes");
-        let sampled = self.compute(batch);
+        let output = self.compute(batch);
         let times = StepTimes { submitted: now, finished: now + MILLISECOND, device: MILLISECOND };
         self.tickets += 1;
-        self.in_flight.push_back((Ticket(self.tickets), StepOutput { sampled, times, ..StepOutput::default() }));
+        self.in_flight.push_back((Ticket(self.tickets), StepOutput { times, ..output }));
         Ok(Ticket(self.tickets))
     }
 
@@ -138,12 +201,23 @@ impl KeepingSink {
             .collect()
     }
 
+    /// What was said of the prompt, after checking that all of it came before the first token.
+    pub(crate) fn scores(&self) -> Vec<ScoredToken> {
+        let events = self.events.lock().unwrap();
+        let is_score = |event: &TokenEvent| matches!(event, TokenEvent::Prompt(_));
+        let first = events.iter().take_while(|event| is_score(event)).count();
+        assert!(!events[first..].iter().any(is_score), "scores come before the answer");
+        let scores =
+            events.iter().filter_map(|event| if let TokenEvent::Prompt(scores) = event { Some(scores) } else { None });
+        scores.flatten().cloned().collect()
+    }
+
     /// The last event, after checking that it is the only one of its kind.
     pub(crate) fn end(&self) -> Option<TokenEvent> {
         let events = self.events.lock().unwrap();
-        let ends = events.iter().filter(|event| !matches!(event, TokenEvent::Token(_))).count();
+        let ends = events.iter().filter(|event| is_end(event)).count();
         assert!(ends <= 1, "a request ended {ends} times");
-        events.last().filter(|event| !matches!(event, TokenEvent::Token(_))).cloned()
+        events.last().filter(|event| is_end(event)).cloned()
     }
 }
 
@@ -151,12 +225,16 @@ impl TokenSink for KeepingSink {
     fn send(&self, event: TokenEvent) -> Result<(), SinkClosed> {
         let mut events = self.events.lock().unwrap();
         let full = self.close_after.is_some_and(|after| events.len() >= after);
-        if full && matches!(event, TokenEvent::Token(_)) {
+        if full && !is_end(&event) {
             return Err(SinkClosed);
         }
         events.push(event);
         Ok(())
     }
+}
+
+fn is_end(event: &TokenEvent) -> bool {
+    matches!(event, TokenEvent::End(_) | TokenEvent::Rejected(_))
 }
 
 pub(crate) type PlanFn = dyn FnMut(&BatchingView, u64) -> Result<BatchingDecision, FaultKind> + Send;

@@ -14,13 +14,34 @@ use crate::world::{Ask, LIMITS, World};
 
 #[derive(Clone, Debug)]
 enum Action {
-    Offer { tenant: u64, prefix: u32, length: usize, max_new_tokens: u32, priority: i32, close_after: Option<usize> },
+    Offer {
+        tenant: u64,
+        prefix: u32,
+        length: usize,
+        max_new_tokens: u32,
+        priority: i32,
+        close_after: Option<usize>,
+    },
+    /// Asks for scores, for stop tokens that one in eight is, or for draws that depend on what came before.
+    OfferMore {
+        prefix: u32,
+        length: usize,
+        prompt_logprobs: Option<u8>,
+        min_new_tokens: Option<u32>,
+        penalises: bool,
+    },
     Cancel(u64),
     Lose(usize),
-    Swap { replica: usize, seed: u64 },
+    Swap {
+        replica: usize,
+        seed: u64,
+    },
     SwapAdmission,
     SwapRouting,
-    Evict { replica: usize, seed: u64 },
+    Evict {
+        replica: usize,
+        seed: u64,
+    },
     RollBack(usize),
     Wait(u64),
     Steps(usize),
@@ -31,6 +52,11 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (0_u64..4, 0_u32..3, 1_usize..70, 1_u32..40, -2_i32..3, prop::option::weighted(0.1, 0_usize..6)).prop_map(
             |(tenant, prefix, length, max_new_tokens, priority, close_after)| {
                 Action::Offer { tenant, prefix, length, max_new_tokens, priority, close_after }
+            }
+        ),
+        3 => (0_u32..3, 1_usize..64, prop::option::of(0_u8..3), prop::option::of(0_u32..9), any::<bool>()).prop_map(
+            |(prefix, length, prompt_logprobs, min_new_tokens, penalises)| {
+                Action::OfferMore { prefix, length, prompt_logprobs, min_new_tokens, penalises }
             }
         ),
         2 => (1_u64..60).prop_map(Action::Cancel),
@@ -113,13 +139,24 @@ fn hostile_rank(view: &RoutingView) -> Result<Route, FaultKind> {
     }
 }
 
+/// Those of one prefix begin alike.
+fn prompt(prefix: u32, length: usize) -> Vec<u32> {
+    (0..length as u32).map(|position| prefix * 1000 + position).collect()
+}
+
 fn check(depth: usize, actions: Vec<Action>) {
     let mut world = World::new(2, depth, LIMITS);
     for action in actions {
         match action {
             Action::Offer { tenant, prefix, length, max_new_tokens, priority, close_after } => {
-                let prompt = (0..length as u32).map(|position| prefix * 1000 + position).collect();
-                world.offer(Ask { tenant, prompt, max_new_tokens, priority, close_after });
+                let ask = Ask::new(prompt(prefix, length), max_new_tokens);
+                world.offer(Ask { tenant, priority, close_after, ..ask });
+            }
+            Action::OfferMore { prefix, length, prompt_logprobs, min_new_tokens, penalises } => {
+                let stop_tokens = min_new_tokens.map_or_else(Vec::new, |_| (0..1000).step_by(8).collect());
+                let min_new_tokens = min_new_tokens.unwrap_or(0);
+                let ask = Ask::new(prompt(prefix, length), 12);
+                world.offer(Ask { prompt_logprobs, min_new_tokens, stop_tokens, penalises, ..ask });
             }
             Action::Cancel(id) => world.cancel(RequestId(id)),
             Action::Lose(replica) => world.lose(replica),

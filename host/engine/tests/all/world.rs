@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluice_core::view::{BatchingView, EngineLimits};
 use sluice_core::{
-    BatchingPolicy, Clock, EngineEvent, FinishReason, HashChain, Instantiate, MILLISECOND, Nanos, Observer, ReplicaId,
-    Request, RequestId, SECOND, SamplingParams, TenantId, TokenEvent,
+    BatchingPolicy, Clock, EndOfStream, EngineEvent, Failure, FailureKind, FinishReason, HashChain, Instantiate,
+    MILLISECOND, Nanos, Observer, ReplicaId, Request, RequestId, SECOND, SamplingParams, ScoredToken, TenantId,
+    TokenEvent,
 };
 use sluice_engine::guard::GuardConfig;
 use sluice_engine::link::{ReplicaPort, ToReplica, Wake, link};
@@ -15,7 +16,7 @@ use sluice_engine::order::{Order, Prepared};
 use sluice_engine::pool::{Pool, PoolConfig};
 use sluice_engine::replica::{Replica, ReplicaConfig};
 
-use crate::fake::{FakeExecutor, KeepingSink, Script, VirtualClock, expected};
+use crate::fake::{FakeExecutor, KeepingSink, Script, VirtualClock, expected_scores, expected_until};
 
 pub(crate) const LIMITS: EngineLimits = EngineLimits {
     max_sequences: 6,
@@ -83,6 +84,10 @@ impl Sleep {
 struct Asked {
     prompt: Vec<u32>,
     max_new_tokens: u32,
+    min_new_tokens: u32,
+    stop_tokens: Arc<[u32]>,
+    prompt_logprobs: Option<u8>,
+    arrival: Nanos,
     sink: Arc<KeepingSink>,
     /// It was cancelled, its reader leaves early, or it may have been with a replica that was lost.
     may_end_early: bool,
@@ -94,11 +99,28 @@ pub(crate) struct Ask {
     pub(crate) max_new_tokens: u32,
     pub(crate) priority: i32,
     pub(crate) close_after: Option<usize>,
+    pub(crate) stop_tokens: Vec<u32>,
+    pub(crate) min_new_tokens: u32,
+    pub(crate) prompt_logprobs: Option<u8>,
+    /// Its draws depend on what came before.
+    pub(crate) penalises: bool,
+    pub(crate) may_fail: bool,
 }
 
 impl Ask {
     pub(crate) fn new(prompt: Vec<u32>, max_new_tokens: u32) -> Self {
-        Self { tenant: 0, prompt, max_new_tokens, priority: 0, close_after: None }
+        Self {
+            tenant: 0,
+            prompt,
+            max_new_tokens,
+            priority: 0,
+            close_after: None,
+            stop_tokens: Vec::new(),
+            min_new_tokens: 0,
+            prompt_logprobs: None,
+            penalises: false,
+            may_fail: false,
+        }
     }
 }
 
@@ -151,10 +173,16 @@ impl World {
         let asked = Asked {
             prompt: ask.prompt.clone(),
             max_new_tokens: ask.max_new_tokens,
+            min_new_tokens: ask.min_new_tokens,
+            stop_tokens: ask.stop_tokens.into(),
+            prompt_logprobs: ask.prompt_logprobs,
+            arrival: self.clock.now(),
             sink: sink.clone(),
-            may_end_early: ask.close_after.is_some(),
+            may_end_early: ask.close_after.is_some() || ask.may_fail,
         };
+        let stop_tokens = Arc::clone(&asked.stop_tokens);
         self.asked.insert(id, asked);
+        let presence_penalty = if ask.penalises { 1.0 } else { 0.0 };
         let request = Request {
             id,
             tenant: TenantId(ask.tenant),
@@ -168,10 +196,10 @@ impl World {
             hashes: Arc::new(HashChain::new(&[ask.tenant as u8], &ask.prompt, self.limits.block_tokens)),
             prompt: ask.prompt.into(),
             max_new_tokens: ask.max_new_tokens,
-            stop_tokens: Arc::new([]),
-            min_new_tokens: 0,
-            sampling: SamplingParams::greedy(),
-            prompt_logprobs: None,
+            stop_tokens,
+            min_new_tokens: ask.min_new_tokens,
+            sampling: SamplingParams { presence_penalty, ..SamplingParams::greedy() },
+            prompt_logprobs: ask.prompt_logprobs,
             attempt: 1,
             sink,
         };
@@ -271,31 +299,41 @@ impl World {
         self.asked[&id].sink.tokens()
     }
 
+    pub(crate) fn scores(&self, id: RequestId) -> Vec<ScoredToken> {
+        self.asked[&id].sink.scores()
+    }
+
+    pub(crate) fn failure(&self, id: RequestId) -> Option<Failure> {
+        match self.end(id)? {
+            TokenEvent::End(end) => end.failure,
+            _ => None,
+        }
+    }
+
     pub(crate) fn end(&self, id: RequestId) -> Option<TokenEvent> {
         self.asked[&id].sink.end()
     }
 
-    /// Every request ended exactly once and got the right answer: the whole of it, unless there is a reason.
+    /// Every request ended exactly once and got the right answer: the whole of it, unless there is a reason. Whoever
+    /// counts was told of it once.
     pub(crate) fn assert_answers(&self) {
         for (id, asked) in &self.asked {
-            let most = self.limits.max_model_len as usize - asked.prompt.len().min(self.limits.max_model_len as usize);
-            let whole = (asked.max_new_tokens as usize).min(most);
-            let tokens = asked.sink.tokens();
-            match asked.sink.end() {
-                Some(TokenEvent::End(end)) if end.reason == FinishReason::Length => {
-                    assert!(tokens.len() <= whole, "{id:?}");
-                    // A policy may have let it in with fewer tokens than it asked for.
-                    assert_eq!(tokens, expected(&asked.prompt, tokens.len()), "{id:?}");
-                    assert!(!tokens.is_empty(), "{id:?} ended at its length with nothing");
-                }
+            let end = asked.sink.end();
+            assert_eq!(self.finished(*id), usize::from(matches!(end, Some(TokenEvent::End(_)))), "{id:?}");
+            match end {
                 Some(TokenEvent::End(end)) => {
-                    assert!(asked.may_end_early, "{id:?} ended for no reason: {end:?}");
-                    assert_eq!(tokens, expected(&asked.prompt, tokens.len()), "{id:?}");
+                    asked.assert_right();
+                    asked.assert_ended(&end, &self.limits, self.clock.now());
                 }
-                Some(TokenEvent::Rejected(_)) => assert!(tokens.is_empty(), "{id:?}"),
+                Some(TokenEvent::Rejected(_)) => assert!(asked.sent_nothing(), "{id:?}"),
                 other => panic!("{id:?} never ended: {other:?}"),
             }
         }
+    }
+
+    /// How often the observer was told that it ended.
+    fn finished(&self, id: RequestId) -> usize {
+        self.journal.count(&format!("Finished(Finished {{ id: {id:?},"))
     }
 
     /// As above, where no admission policy degrades: nobody gets less than was asked for.
@@ -306,6 +344,43 @@ impl World {
             let reached = matches!(asked.sink.end(), Some(TokenEvent::End(end)) if end.reason == FinishReason::Length);
             let whole = (asked.max_new_tokens as usize).min(most);
             assert!(!reached || asked.sink.tokens().len() == whole, "{id:?} was cut short");
+        }
+    }
+}
+
+impl Asked {
+    fn sent_nothing(&self) -> bool {
+        self.sink.tokens().is_empty() && self.sink.scores().is_empty()
+    }
+
+    /// Of so many tokens, those before the first stop token, and whether one came.
+    fn answer(&self, tokens: usize) -> (Vec<u32>, bool) {
+        expected_until(&self.prompt, tokens, &self.stop_tokens, self.min_new_tokens as usize)
+    }
+
+    fn expected_scores(&self) -> Vec<ScoredToken> {
+        self.prompt_logprobs.map_or_else(Vec::new, |alternatives| expected_scores(&self.prompt, alternatives))
+    }
+
+    /// What was sent is right as far as it goes, and no token came before all that was to be said of the prompt.
+    fn assert_right(&self) {
+        let (tokens, scores, expected) = (self.sink.tokens(), self.sink.scores(), self.expected_scores());
+        assert_eq!(tokens, self.answer(tokens.len()).0);
+        assert!(expected.starts_with(&scores), "{scores:?} of {expected:?}");
+        assert!(tokens.is_empty() || scores.len() == expected.len(), "the answer came before the scores");
+    }
+
+    fn assert_ended(&self, end: &EndOfStream, limits: &EngineLimits, now: Nanos) {
+        let tokens = self.sink.tokens().len();
+        let whole = (self.max_new_tokens as usize).min(limits.max_model_len as usize - self.prompt.len());
+        match (end.reason, end.failure.as_ref().map(|failure| failure.kind)) {
+            // A policy may have let it in with fewer tokens than it asked for.
+            (FinishReason::Length, None) => assert!(0 < tokens && tokens <= whole, "{tokens} tokens of {whole}"),
+            (FinishReason::Stop, None) => assert!(self.answer(tokens + 1).1, "nothing told it to stop"),
+            (FinishReason::Failed, Some(FailureKind::QueueTimeout)) => {
+                assert!(self.sent_nothing() && now > self.arrival + PoolConfig::default().queue_timeout);
+            }
+            _ => assert!(self.may_end_early, "it ended for no reason: {end:?}"),
         }
     }
 }

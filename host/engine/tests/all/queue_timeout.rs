@@ -1,0 +1,100 @@
+//! Nobody waits in the central queue for ever: what no replica has room for is ended in time, and what one has room for
+//! is not.
+
+use sluice_core::view::EngineLimits;
+use sluice_core::{Clock, FailureKind, RequestId, Route, SECOND};
+use sluice_engine::pool::PoolConfig;
+
+use crate::dispatch::routing;
+use crate::world::{Ask, LIMITS, World};
+
+/// One runs, and two are there to follow.
+const ONE: EngineLimits = EngineLimits { max_sequences: 1, max_model_len: 20_000, blocks_total: 6000, ..LIMITS };
+
+fn prompt(seed: u32) -> Vec<u32> {
+    (0..6).map(|position| seed * 10 + position).collect()
+}
+
+/// A world whose only replica is full for long, and the requests that wait.
+fn full(waiting: u32) -> (World, Vec<RequestId>) {
+    let mut world = World::new(1, 1, ONE);
+    (0..3).for_each(|n| {
+        world.offer(Ask::new(prompt(n), 10_000));
+    });
+    world.run(4);
+    let waiting = (3..3 + waiting).map(|n| world.offer(Ask::new(prompt(n), 3))).collect();
+    world.run(4);
+    (world, waiting)
+}
+
+fn timed_out(world: &World, id: RequestId) -> bool {
+    let failure = world.failure(id);
+    failure.is_some_and(|failure| {
+        let retry_after = failure.retry_after.expect("trying again has a chance");
+        assert!((SECOND..=120 * SECOND).contains(&retry_after), "retry after {retry_after}");
+        assert!(failure.message.contains("30 s"), "{}", failure.message);
+        failure.kind == FailureKind::QueueTimeout
+    })
+}
+
+#[test]
+fn what_waits_for_too_long_is_ended_and_what_came_later_is_not() {
+    let (mut world, early) = full(3);
+    world.clock.advance(20 * SECOND);
+    let late = world.offer(Ask::new(prompt(9), 3));
+    world.run(4);
+    assert!(!early.iter().any(|&id| timed_out(&world, id)), "not before its time");
+    world.clock.advance(11 * SECOND);
+    world.run(4);
+    assert!(early.iter().all(|&id| timed_out(&world, id)));
+    assert_eq!((world.pool.queued(), world.pool.in_flight()), (1, 3));
+    (1..=3).for_each(|id| world.cancel(RequestId(id)));
+    world.drain();
+    world.assert_whole_answers();
+    assert_eq!(world.tokens(late).len(), 3);
+}
+
+#[test]
+fn the_pool_wakes_when_the_first_has_waited_for_too_long() {
+    let (mut world, waiting) = full(1);
+    let queued = world.clock.now();
+    let at = world.pool.tick(queued).expect("something waits");
+    let timeout = PoolConfig::default().queue_timeout;
+    assert!(queued < at && at <= queued + timeout + 1);
+    assert_eq!(world.pool.tick(at - 1), Some(at + SECOND / 1000 - 1), "a moment early");
+    assert_eq!(world.pool.tick(at), None, "nothing is left to wake for");
+    assert!(timed_out(&world, waiting[0]));
+}
+
+#[test]
+fn what_came_back_from_a_lost_replica_waits_anew_and_not_for_ever() {
+    let mut world = World::new(1, 1, LIMITS);
+    let id = world.offer(Ask::new(prompt(1), 3));
+    world.run(1);
+    world.clock.advance(25 * SECOND);
+    world.replicas[0] = None;
+    world.run(1);
+    assert_eq!(world.pool.queued(), 1, "nothing had been sent");
+    world.clock.advance(25 * SECOND);
+    world.run(1);
+    assert!(world.failure(id).is_none(), "it has waited for 25 seconds twice, and never for 30");
+    world.clock.advance(6 * SECOND);
+    world.run(1);
+    assert!(timed_out(&world, id));
+    world.assert_answers();
+}
+
+#[test]
+fn whoever_a_replica_has_room_for_is_served_however_late_it_is() {
+    let mut world = World::new(1, 1, LIMITS);
+    let busy = world.offer(Ask::new(prompt(1), 50));
+    world.run(4);
+    routing(&mut world, |_| Ok(Route::HoldUntil(u64::MAX)));
+    let held = world.offer(Ask::new(prompt(2), 3));
+    world.run(4);
+    assert!(world.end(busy).is_none() && world.pool.queued() == 1, "the policy may hold");
+    world.clock.advance(100 * SECOND);
+    world.drain();
+    world.assert_whole_answers();
+    assert_eq!(world.tokens(held).len(), 3);
+}
