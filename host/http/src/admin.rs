@@ -73,8 +73,9 @@ async fn status(State(admin): State<Admin>) -> Result<Json<Value>, ApiError> {
     Ok(Json(json!({"slots": slots})))
 }
 
+/// With the newest hash of the audit log, if one is kept: whoever keeps it elsewhere can tell that the log is whole.
 async fn history(State(admin): State<Admin>) -> Json<Value> {
-    Json(json!({"entries": admin.control.history()}))
+    Json(json!({"entries": admin.control.history(), "audit": admin.control.audit_head()}))
 }
 
 async fn deploy(
@@ -152,6 +153,8 @@ fn deploy_error(error: &DeployError) -> ApiError {
         DeployError::Probe { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "probe_failed"),
         DeployError::NoAnswer { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_answer"),
         DeployError::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "engine_stopped"),
+        DeployError::Audit(_) => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
+        DeployError::Unrecorded(_) => (StatusCode::INTERNAL_SERVER_ERROR, "outcome_not_audited"),
     };
     retriable(ApiError::new(status, code, error.to_string()))
 }
@@ -163,6 +166,8 @@ fn rollback_error(error: &RollbackError) -> ApiError {
         RollbackError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
         RollbackError::Prepare(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prepare_failed"),
         RollbackError::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "engine_stopped"),
+        RollbackError::Audit(_) => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
+        RollbackError::Unrecorded(_) => (StatusCode::INTERNAL_SERVER_ERROR, "outcome_not_audited"),
     };
     retriable(ApiError::new(status, code, error.to_string()))
 }
