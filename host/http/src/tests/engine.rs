@@ -127,7 +127,7 @@ impl Server {
 
     pub(super) async fn offered(&mut self) -> Request {
         match self.command().await {
-            PoolCommand::Offer(request) => request,
+            PoolCommand::Offer(request) => *request,
             PoolCommand::Finish(id, reason) => panic!("{id:?} finished with {reason:?} instead of an offer"),
         }
     }
