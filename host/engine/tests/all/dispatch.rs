@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sluice_core::view::{ArrivalView, BatchingView, EngineLimits, FlowView, RoutingView};
 use sluice_core::{
-    AdmissionPolicy, CallCost, Choice, Clock, Digest, Events, FaultKind, FinishReason, Instantiate, MILLISECOND,
+    AdmissionPolicy, CallCost, Choice, Clock, Digest, Events, FailureKind, FaultKind, Instantiate, MILLISECOND,
     NextFlow, Policy, PolicyFault, Rejection, RevisionId, Route, RoutingPolicy, SECOND, Slot, State, TokenEvent,
     Verdict,
 };
@@ -291,7 +291,7 @@ fn what_brings_a_replica_down_takes_nobody_along() {
         }
     }
     world.drain();
-    assert!(matches!(world.end(asked[0]), Some(TokenEvent::End(end)) if end.reason == FinishReason::Failed));
+    assert_eq!(world.failure(asked[0]).map(|failure| failure.kind), Some(FailureKind::Poison));
     for id in &asked[1..] {
         assert_eq!(world.tokens(*id).len(), 3, "the others are answered");
     }

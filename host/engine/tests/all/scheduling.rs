@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluice_core::view::{EngineLimits, phase};
-use sluice_core::{BatchingDecision, Chunk, EndOfStream, FinishReason, TokenEvent};
+use sluice_core::{BatchingDecision, Chunk, EndOfStream, FailureKind, FinishReason, TokenEvent};
 
 use crate::fake::{Script, expected, generous};
 use crate::world::{Ask, LIMITS, World};
@@ -196,7 +196,8 @@ fn a_request_that_was_with_two_lost_replicas_is_refused() {
         world.lose(0);
     }
     world.drain();
-    assert!(matches!(world.end(id), Some(TokenEvent::End(end)) if end.reason == FinishReason::Failed));
+    world.assert_answers();
+    assert_eq!(world.failure(id).map(|failure| failure.kind), Some(FailureKind::Poison));
 }
 
 #[test]
