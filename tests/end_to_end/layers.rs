@@ -37,6 +37,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sluice-runtime", &["sluice-core"]),
     ("sluice-componentize", &[]),
     ("sluice-bundle", &["sluice-componentize"]),
+    // A client: what it measures is what any other would see.
+    ("sluice-load", &[]),
     ("sluice-http", &["sluice-core", "sluice-text", "sluice-engine", "sluice-control", "sluice-telemetry"]),
     (
         "sluice",
@@ -51,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sluice-runtime",
             "sluice-bundle",
             "sluice-http",
+            "sluice-load",
         ],
     ),
 ];
@@ -70,10 +73,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("minijinja", &["sluice-text"]),
     ("prometheus", &["sluice-telemetry"]),
     ("axum", &["sluice-http"]),
-    ("tokio", &["sluice-http", "sluice"]),
+    ("tokio", &["sluice-http", "sluice-load", "sluice"]),
     ("reqwest", &["sluice"]),
-    ("clap", &["sluice"]),
-    ("indicatif", &["sluice"]),
+    ("hyper-rustls", &["sluice-load"]),
+    ("clap", &["sluice-load", "sluice"]),
+    ("indicatif", &["sluice-load", "sluice"]),
 ];
 
 /// What must not be reachable at all, however far.

@@ -1,0 +1,117 @@
+//! What a load came to: counts, rates, tokens.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::concurrency;
+use crate::goodput::per_second;
+use crate::record::Record;
+
+/// What was measured, and over which time.
+pub(crate) struct Measured<'r> {
+    /// Those that were planned after the warm-up, in the order they were planned in.
+    pub(crate) records: &'r [Record],
+    /// All of them.
+    pub(crate) all: &'r [Record],
+    /// From the end of the warm-up to the last answer's end.
+    pub(crate) duration: Duration,
+    warm_up: Duration,
+}
+
+impl<'r> Measured<'r> {
+    /// Of records in the order of their plan.
+    pub(crate) fn after(warm_up: Duration, all: &'r [Record]) -> Self {
+        let records = &all[all.partition_point(|record| record.planned < warm_up)..];
+        let end = records.iter().map(Record::ended).max().unwrap_or(warm_up);
+        Self { records, all, duration: end.saturating_sub(warm_up), warm_up }
+    }
+
+    pub(crate) fn succeeded(&self) -> impl Iterator<Item = &'r Record> + Clone {
+        self.records.iter().filter(|record| record.succeeded())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Totals {
+    /// Requests that were sent and came to an end: completed and failed.
+    pub(crate) offered: u64,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    /// In flight or held back when the user ended the load. They count nowhere else.
+    pub(crate) cut_short: u64,
+    /// Sent in the warm-up's seconds.
+    pub(crate) left_out: u64,
+    pub(crate) duration_s: f64,
+    /// What the plan offered: requests over the time to the last of them. Null in a closed loop.
+    pub(crate) planned_rate: Option<f64>,
+    pub(crate) request_throughput: f64,
+    /// Of completed requests, as the server counts them, else as they were asked for.
+    pub(crate) input_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) output_counted_by: OutputCount,
+    pub(crate) tokens_per_chunk: Option<f64>,
+    pub(crate) input_throughput: f64,
+    pub(crate) output_throughput: f64,
+    pub(crate) peak_concurrency: u64,
+    pub(crate) mean_concurrency: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OutputCount {
+    /// `usage.completion_tokens`
+    Usage,
+    /// A chunk with output is taken for one token.
+    Chunks,
+    /// Some answers had a usage and some had none.
+    Both,
+}
+
+impl Totals {
+    pub(crate) fn of(measured: &Measured<'_>, cut_short: u64, open_loop: bool) -> Self {
+        let (records, duration) = (measured.records, measured.duration);
+        let sum = |count: fn(&Record) -> u64| measured.succeeded().map(count).sum::<u64>();
+        let completed = measured.succeeded().count() as u64;
+        let (input_tokens, output_tokens) = (sum(input_tokens), sum(Record::output_tokens));
+        let chunks = sum(|record| u64::from(record.answer.chunks));
+        let planned = records.last().map(|last| last.planned.saturating_sub(measured.warm_up));
+        let planned = planned.filter(|span| open_loop && !span.is_zero());
+        Self {
+            offered: records.len() as u64,
+            completed,
+            failed: records.len() as u64 - completed,
+            cut_short,
+            left_out: (measured.all.len() - records.len()) as u64,
+            duration_s: duration.as_secs_f64(),
+            planned_rate: planned.map(|span| per_second(records.len() as u64, span)),
+            request_throughput: per_second(completed, duration),
+            input_tokens,
+            cached_tokens: sum(|record| record.answer.usage.and_then(|usage| usage.cached_tokens()).unwrap_or(0)),
+            output_tokens,
+            output_counted_by: OutputCount::of(measured.succeeded()),
+            tokens_per_chunk: (chunks > 0).then(|| output_tokens as f64 / chunks as f64),
+            input_throughput: per_second(input_tokens, duration),
+            output_throughput: per_second(output_tokens, duration),
+            peak_concurrency: concurrency::peak(measured.all),
+            mean_concurrency: concurrency::mean(records, duration),
+        }
+    }
+}
+
+impl OutputCount {
+    fn of<'r>(mut records: impl Iterator<Item = &'r Record> + Clone) -> Self {
+        let by_usage = |record: &Record| record.answer.usage.is_some();
+        match (records.clone().any(by_usage), records.any(|record| !by_usage(record))) {
+            (true, true) => Self::Both,
+            (false, true) => Self::Chunks,
+            (_, false) => Self::Usage,
+        }
+    }
+}
+
+fn input_tokens(record: &Record) -> u64 {
+    let asked = record.asked.input_tokens.map_or(0, u64::from);
+    record.answer.usage.map_or(asked, |usage| usage.prompt_tokens)
+}
