@@ -1,5 +1,6 @@
 //! The admin listener, with an engine that has stopped and a loader that takes nothing.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sluice_control::{Control, ControlLimits, ControlParts};
@@ -23,8 +24,7 @@ impl PolicyLoader for NoLoader {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_route_and_its_errors() {
+pub(super) async fn start(limits: EdgeLimits, gate: Gate) -> (SocketAddr, watch::Sender<Phase>) {
     let control = Control::new(ControlParts {
         loader: Arc::new(NoLoader),
         clock: Arc::new(|| 7),
@@ -39,11 +39,16 @@ async fn every_route_and_its_errors() {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (_phase, phases) = watch::channel(Phase::Serving);
-    let limits = EdgeLimits { component_bytes: 100, ..EdgeLimits::default() };
-    let router = admin_router(Arc::new(control), limits, Gate::open());
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let router = admin_router(Arc::new(control), limits, gate);
     tokio::spawn(serve(listener, router, Connections { limits, tls: None, metrics: None }, phases));
+    (address, phase)
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_and_its_errors() {
+    let limits = EdgeLimits { component_bytes: 100, ..EdgeLimits::default() };
+    let (address, _phase) = start(limits, Gate::open()).await;
     const WASM: &str = "application/wasm";
     let deploy = |query: &str| post(&format!("/admin/policies{query}"), WASM, "x");
     let page = deploy("").replace("host: x", "host: x\r\norigin: http://elsewhere");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -73,7 +73,7 @@ pub(super) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
 }
 
-pub(super) async fn rest(mut stream: TcpStream) -> Reply {
+pub(super) async fn rest(mut stream: impl AsyncRead + Unpin) -> Reply {
     let mut bytes = Vec::new();
     let read = timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await;
     read.expect("an answer in time").unwrap();

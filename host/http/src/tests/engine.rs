@@ -21,6 +21,7 @@ use crate::edge::{Edge, EdgeParts};
 use crate::gate::Gate;
 use crate::openai::openai_router;
 use crate::serve::{Connections, Phase, serve};
+use crate::tls::Tls;
 use crate::text::{Decoder, Message, ModelText, TextError};
 
 /// One token per character, which is its code point.
@@ -114,9 +115,13 @@ pub(super) fn config() -> EdgeConfig {
 
 impl Server {
     pub(super) async fn start() -> Self {
+        Self::behind(config().limits, Gate::open(), None).await
+    }
+
+    pub(super) async fn behind(limits: EdgeLimits, gate: Gate, tls: Option<Tls>) -> Self {
         let (sender, commands) = mpsc::unbounded_channel();
         let pool = PoolHandle::new(Arc::new(move |command| sender.send(command).map_err(|_| Stopped)), Arc::new(|| 0));
-        let (address, edge, phase) = start(config(), pool).await;
+        let (address, edge, phase) = listen(EdgeConfig { limits, ..config() }, pool, gate, tls).await;
         Self { address, edge, phase, commands }
     }
 
@@ -150,6 +155,15 @@ impl Server {
 }
 
 pub(super) async fn start(config: EdgeConfig, pool: PoolHandle) -> (SocketAddr, Arc<Edge>, watch::Sender<Phase>) {
+    listen(config, pool, Gate::open(), None).await
+}
+
+async fn listen(
+    config: EdgeConfig,
+    pool: PoolHandle,
+    gate: Gate,
+    tls: Option<Tls>,
+) -> (SocketAddr, Arc<Edge>, watch::Sender<Phase>) {
     let metrics = Metrics::new(&MetricsOptions {
         replicas: 1,
         limits: EngineLimits::default(),
@@ -171,8 +185,8 @@ pub(super) async fn start(config: EdgeConfig, pool: PoolHandle) -> (SocketAddr, 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (phase, phases) = watch::channel(Phase::Serving);
-    let router = openai_router(Arc::clone(&edge), Gate::open());
-    let taken = Connections { limits, tls: None, metrics: Some(metrics.edge.clone()) };
+    let router = openai_router(Arc::clone(&edge), gate);
+    let taken = Connections { limits, tls, metrics: Some(metrics.edge.clone()) };
     tokio::spawn(serve(listener, router, taken, phases));
     (address, edge, phase)
 }

@@ -6,4 +6,7 @@ mod client;
 mod drain;
 mod engine;
 mod errors;
+mod keys;
 mod load;
+mod slow;
+mod tls;
