@@ -1,7 +1,8 @@
 //! vLLM's names for the same numbers, with its labels and buckets, so that its dashboards show this server.
 //!
-//! As in vLLM 0.11 to 0.13 (`vllm/v1/metrics/loggers.py`), with the older names that its dashboards used. A replica is an
-//! `engine`; what waits for a replica, and what never came to one, is counted with the first.
+//! As in the metrics of its V1 engine (`vllm/v1/metrics/loggers.py`) and in the dashboard that it ships, with two older
+//! names that other dashboards use. A replica is an `engine`; what waits for a replica, and what never came to one, is
+//! counted with the first.
 
 use std::sync::Arc;
 
