@@ -6,15 +6,6 @@
 #include "harness.h"
 #include <map>
 
-static __global__ void fill_random(uint32_t* p, size_t n, uint32_t seed, uint32_t mask, uint32_t add) {
-  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
-    uint32_t h = (uint32_t)i * 0x9E3779B1u ^ seed ^ (uint32_t)(i >> 32) * 0x85EBCA77u; h ^= h >> 16; h *= 0x7feb352du; h ^= h >> 15; h *= 0x846ca68bu; h ^= h >> 16; p[i] = (h & mask) + add;
-  }
-}
-static uint32_t g_seed = 1;
-template <class T> T* random_dev(size_t bytes, uint32_t mask = 0xbfffbfffu, uint32_t add = 0) {
-  uint32_t* p = dev_alloc<uint32_t>((bytes + 3) / 4); fill_random<<<2048, 256, 0, g_stream>>>(p, (bytes + 3) / 4, g_seed++ * 77u, mask, add); return (T*)p;
-}
 struct Kernel { const void* f; int threads, smem, group; };
 static std::map<std::string, Kernel> g_k;
 static void register_kernels() {
@@ -26,12 +17,6 @@ static void register_kernels() {
 #undef WIDE
   for (auto& k : g_k) CK(cudaFuncSetAttribute(k.second.f, cudaFuncAttributeMaxDynamicSharedMemorySize, k.second.smem));
 }
-static double rel(const std::vector<double>& ref, const std::function<double(size_t)>& got) {
-  double n = 0, d = 0; for (size_t i = 0; i < ref.size(); i++) { double g = got(i); n += (g - ref[i]) * (g - ref[i]); d += ref[i] * ref[i]; } return std::sqrt(n / d);
-}
-static void report(const char* what, double err, double limit) { printf("%s %-44s err %.2e\n", err < limit ? "ok  " : "FAIL", what, err); }
-static std::vector<uint16_t> random_host(size_t n, float sd, std::mt19937& r) { std::normal_distribution<float> d(0, sd); std::vector<uint16_t> v(n); for (auto& e : v) e = f2bf(d(r)); return v; }
-
 static void run_attention(const AttentionArgs& a, int B, int kv, int warps, bool pdl) { launch(warps == 12 ? (const void*)decode_attention_12 : warps == 6 ? (const void*)decode_attention_6 : (const void*)decode_attention, dim3(a.splits, kv, B), 32 * warps, warps * 4160, a, pdl); }
 static float* g_part; static unsigned* g_arr;
 static void check_attention(int heads, int kv, std::vector<int> len, int splits, bool wide, int warps = 4) {

@@ -23,6 +23,37 @@ inline float bf2f(uint16_t b) { uint32_t u = (uint32_t)b << 16; float f; memcpy(
 inline uint16_t f2bf(float f) { uint32_t u; memcpy(&u, &f, 4); u += 0x7fff + ((u >> 16) & 1); return u >> 16; }
 inline uint16_t f2h(float f) { __half h = __float2half(f); uint16_t b; memcpy(&b, &h, 2); return b; }
 
+// Random bits, or with the default mask random bf16 numbers below 2.
+static __global__ void fill_random(uint32_t* p, size_t n, uint32_t seed, uint32_t mask, uint32_t add) {
+  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    uint32_t h = (uint32_t)i * 0x9E3779B1u ^ seed ^ (uint32_t)(i >> 32) * 0x85EBCA77u;
+    h ^= h >> 16; h *= 0x7feb352du; h ^= h >> 15; h *= 0x846ca68bu; h ^= h >> 16;
+    p[i] = (h & mask) + add;
+  }
+}
+static uint32_t g_seed = 1;
+template <class T> T* random_dev(size_t bytes, uint32_t mask = 0xbfffbfffu, uint32_t add = 0) {
+  uint32_t* p = dev_alloc<uint32_t>((bytes + 3) / 4);
+  fill_random<<<2048, 256, 0, g_stream>>>(p, (bytes + 3) / 4, g_seed++ * 77u, mask, add);
+  return (T*)p;
+}
+inline std::vector<uint16_t> random_host(size_t n, float sd, std::mt19937& r) {
+  std::normal_distribution<float> d(0, sd); std::vector<uint16_t> v(n);
+  for (auto& e : v) e = f2bf(d(r));
+  return v;
+}
+inline double rel(const std::vector<double>& ref, const std::function<double(size_t)>& got) {
+  double n = 0, d = 0;
+  for (size_t i = 0; i < ref.size(); i++) { double g = got(i); n += (g - ref[i]) * (g - ref[i]); d += ref[i] * ref[i]; }
+  return std::sqrt(n / d);
+}
+static bool g_failed = false;
+inline void report(const char* what, double err, double limit) {
+  const bool good = err < limit;
+  g_failed |= !good;
+  printf("%s %-44s err %.2e\n", good ? "ok  " : "FAIL", what, err); fflush(stdout);
+}
+
 // Kernel launch with or without programmatic dependent launch.
 template <class A> void launch(const void* f, dim3 grid, int threads, int smem, const A& args, bool pdl, cudaStream_t s = nullptr) {
   cudaLaunchConfig_t c = {}; c.gridDim = grid; c.blockDim = dim3(threads); c.dynamicSmemBytes = smem; c.stream = s ? s : g_stream;

@@ -1,5 +1,6 @@
 // What a host does at load time: quantise (for tests) and put weights into the kernels' order.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -45,3 +46,16 @@ inline void repack_int8(const int8_t* w, int8_t* out, int n, int k) {
 inline int silu_row(int n_ff, int stored) { return (stored & 8 ? n_ff : 0) + stored / 16 * 8 + stored % 8; }
 // Where input k stands in the activations of wide products (the device's wide_k).
 inline int wide_index(int k) { return (k & ~63) | (k & 32) | ((k & 4) << 2) | ((k & 2) << 2) | ((k >> 2) & 6) | (k & 1); }
+
+// The tiles of one prefill launch: 128 new tokens each, those with the longest context first, so that what is handed out
+// last is short. sequences[i] = {first row, start, count, unused}; a tile is {sequence, first of its new tokens}.
+struct PrefillSequence { int first_row, start, count, unused; };
+struct PrefillTile { int sequence, first; };
+inline std::vector<PrefillTile> prefill_tiles(const std::vector<PrefillSequence>& sequences) {
+  std::vector<PrefillTile> tiles;
+  for (int i = 0; i < (int)sequences.size(); i++)
+    for (int first = 0; first < sequences[i].count; first += 128) tiles.push_back({i, first});
+  auto context = [&](const PrefillTile& t) { return sequences[t.sequence].start + std::min(t.first + 128, sequences[t.sequence].count); };
+  std::stable_sort(tiles.begin(), tiles.end(), [&](const PrefillTile& a, const PrefillTile& b) { return context(a) > context(b); });
+  return tiles;
+}
