@@ -22,6 +22,13 @@ pub enum ComponentizeError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "`{name}` does not say which slot it fits: give its Cargo.toml `[package.metadata.sluice]` and \
+         `slot = \"admission\"`, `\"routing\"` or `\"batching\"`"
+    )]
+    Slot { name: String },
+    #[error("cargo cannot read {}:\n{output}", manifest.display())]
+    Metadata { manifest: PathBuf, output: String },
     #[error("`{name}` is no policy: {reason}. Does it end with one of the SDK's export macros?")]
     Encode { name: String, reason: String },
 }

@@ -3,13 +3,14 @@
 mod cargo;
 mod error;
 mod script;
+mod shipped;
 mod target;
 
 use std::path::Path;
 
 pub use cargo::Crates;
 pub use error::ComponentizeError;
-pub use script::embed;
+pub use script::{embed, embed_policies};
 
 /// A component that was built.
 #[derive(Clone, PartialEq, Eq, Debug)]

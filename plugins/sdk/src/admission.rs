@@ -1,10 +1,12 @@
 //! Admission: may this request come in, and who is served next?
 
-use crate::Nanos;
+use std::cmp::Reverse;
+
 pub use crate::bindings::admission::exports::sluice::policy::admission_policy::{
     ArrivalView, FlowTable, FlowView, NextFlow, Pool, Rejection, Verdict,
 };
 pub use crate::rows::Flow;
+use crate::{Nanos, SECOND};
 
 pub trait Admission: crate::Policy {
     /// Once per request that arrives.
@@ -29,6 +31,16 @@ impl FlowView {
     /// The flows that have a request to be served.
     pub fn waiting(&self) -> impl Iterator<Item = Flow> + Clone + '_ {
         self.flows().filter(|flow| flow.queued_requests > 0)
+    }
+
+    /// Of those that wait, the one with the most urgent head, and among equals the one that has waited longest.
+    pub fn most_urgent(&self) -> Option<Flow> {
+        self.waiting().max_by_key(|flow| (flow.head_priority, flow.head_wait, Reverse(flow.tenant)))
+    }
+
+    /// Serves this flow; the question comes again within a second where there is none.
+    pub fn serve(&self, flow: Option<Flow>) -> NextFlow {
+        flow.map_or(NextFlow::HoldUntil(self.now.saturating_add(SECOND)), |flow| NextFlow::Serve(flow.tenant))
     }
 }
 

@@ -7,13 +7,18 @@ use crate::json::{self, decimal, quoted};
 
 /// Written by [`config!`](crate::config!).
 pub trait Configuration: Sized + Default {
-    const KEYS: &'static [&'static str];
+    fn keys() -> Vec<&'static str>;
 
     /// Takes one key's value; the error says what it may be.
     fn set(&mut self, key: &str, value: &Value) -> Result<(), String>;
 
+    /// The JSON Schema of each key, with its name.
+    fn properties() -> Vec<String>;
+
     /// JSON Schema of the whole object.
-    fn schema() -> String;
+    fn schema() -> String {
+        object(&Self::properties())
+    }
 }
 
 /// A value that a key can have.
@@ -42,9 +47,10 @@ pub trait Choice: Copy + 'static {
 /// Reads a JSON object; what it leaves out keeps its default.
 pub fn parse<C: Configuration>(json: &str) -> Result<C, String> {
     let mut config = C::default();
+    let known = C::keys();
     for (key, value) in json::object(json)? {
-        if !C::KEYS.contains(&key.as_str()) {
-            return Err(unknown_key(key, C::KEYS));
+        if !known.contains(&key.as_str()) {
+            return Err(unknown_key(key, &known));
         }
         config.set(&key, &value).map_err(|expected| format!("`{key}` must be {expected}, not {value}"))?;
     }
@@ -67,7 +73,7 @@ pub fn property<S: Setting>(key: &str, doc: &str, default: &S, range: &S::Range)
 }
 
 /// The schema of the object that has these properties and no others.
-pub fn object(properties: &[String]) -> String {
+fn object(properties: &[String]) -> String {
     let properties = properties.join(",");
     format!("{{\"type\":\"object\",\"properties\":{{{properties}}},\"additionalProperties\":false}}")
 }
@@ -175,7 +181,8 @@ impl<S: Setting> Setting for Option<S> {
     }
 }
 
-/// Declares a configuration: each key's doc, type, default and, for numbers, range.
+/// Declares a configuration: each key's doc, type, default and, for numbers, range. Keys that several policies share
+/// are a configuration of their own, which others take in: `..pub queue: QueueConfig;`, after the keys of their own.
 ///
 /// ```
 /// sluice_sdk::config! {
@@ -195,22 +202,28 @@ macro_rules! config {
         $(#[$meta:meta])*
         $vis:vis struct $name:ident {
             $($(#[doc = $doc:literal])* pub $key:ident: $type:ty = $default:expr $(, $range:expr)?;)*
+            $(..pub $part:ident: $part_type:ty;)*
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, PartialEq, Debug)]
         $vis struct $name {
             $($(#[doc = $doc])* pub $key: $type,)*
+            $(pub $part: $part_type,)*
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $($key: $default,)* }
+                Self { $($key: $default,)* $($part: Default::default(),)* }
             }
         }
 
         impl $crate::Configuration for $name {
-            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+            fn keys() -> Vec<&'static str> {
+                let keys = [$(stringify!($key)),*].into_iter();
+                $(let keys = keys.chain(<$part_type as $crate::Configuration>::keys());)*
+                keys.collect()
+            }
 
             fn set(&mut self, key: &str, value: &$crate::config::Value) -> Result<(), String> {
                 match key {
@@ -219,21 +232,26 @@ macro_rules! config {
                         self.$key = $crate::config::Setting::parse(value, &range)
                             .ok_or_else(|| <$type as $crate::config::Setting>::expected(&range))?;
                     })*
-                    _ => {}
+                    _ => {
+                        $($crate::Configuration::set(&mut self.$part, key, value)?;)*
+                    }
                 }
                 Ok(())
             }
 
-            fn schema() -> String {
+            fn properties() -> Vec<String> {
                 let defaults = Self::default();
-                $crate::config::object(&[
+                let properties = [
                     $($crate::config::property(
                         stringify!($key),
                         concat!($($doc),*),
                         &defaults.$key,
                         &$crate::config_range!($($range)?),
                     )),*
-                ])
+                ];
+                let properties = properties.into_iter();
+                $(let properties = properties.chain(<$part_type as $crate::Configuration>::properties());)*
+                properties.collect()
             }
         }
     };
@@ -292,6 +310,13 @@ mod tests {
         }
     }
 
+    config! {
+        struct Whole {
+            pub own: u32 = 1, 0..=9;
+            ..pub part: Config;
+        }
+    }
+
     fn check(json: &str, expected: Result<Config, &str>) {
         let parsed: Result<Config, String> = parse(json);
         assert_eq!(parsed.as_ref().map_err(String::as_str), expected.as_ref().map_err(|e| *e), "{json}");
@@ -340,5 +365,19 @@ mod tests {
         let limit = json!([{"type": "integer", "minimum": 1, "maximum": 64}, {"type": "null"}]);
         assert_eq!(schema["properties"]["limit"]["anyOf"], limit);
         assert_eq!(schema["properties"]["signal"]["enum"], json!(["nvml", "engine-busy"]));
+    }
+
+    #[test]
+    fn keys_that_are_shared_stand_beside_a_configurations_own() {
+        let whole: Whole = parse(r#"{"start": 4, "own": 7}"#).unwrap();
+        assert_eq!(whole, Whole { own: 7, part: Config { start: 4, ..Config::default() } });
+        assert_eq!(
+            parse::<Whole>(r#"{"start": 0}"#).unwrap_err(),
+            "`start` must be a whole number from 1 to 64, not 0"
+        );
+        assert!(parse::<Whole>(r#"{"stat": 0}"#).unwrap_err().contains("own, low, start, limit, signal"));
+        let schema: serde_json::Value = serde_json::from_str(&Whole::schema()).unwrap();
+        assert_eq!(schema["properties"]["start"]["default"], 8);
+        assert_eq!(schema["properties"]["own"]["default"], 1);
     }
 }

@@ -1,28 +1,74 @@
-//! A bound on the central queue, with a Retry-After measured from the rate at which requests complete.
+//! A bound on the central queue: by requests, by prompt tokens, and by how long it can be expected to take.
+//!
+//! A queue may be short and still take too long. By Little's law it takes what waits ÷ the rate at which it is
+//! served, so a request that would wait beyond the bound is refused while its client can still go elsewhere, instead
+//! of being thrown away when it has waited in vain.
 
 use crate::admission::{ArrivalView, Rejection};
-use crate::{Nanos, SECOND};
+use crate::state::{Reader, Writer};
+use crate::{Events, Nanos, SECOND, config};
 
-/// Both bounds hold; a queue that is empty takes any one request, so that no prompt is refused for ever.
-#[derive(Clone, Copy, PartialEq, Debug)]
+config! {
+    /// What a policy that bounds the queue lets its operator set.
+    pub struct QueueConfig {
+        /// Requests that may wait.
+        pub max_requests: u32 = 1024, 1..=1_048_576;
+        /// Prompt tokens that may wait.
+        pub max_tokens: u64 = 4_194_304, 1..=1_099_511_627_776;
+        /// Nobody is let in who would have to wait for longer, in seconds, at the rate at which the queue was lately
+        /// served; 0 for no such bound. Keep it below the server's queue time-out.
+        pub max_wait_s: f64 = 10.0, 0.0..=86_400.0;
+        /// A client is never told to stay away for longer, in seconds.
+        pub max_retry_after_s: u64 = 60, 1..=3600;
+    }
+}
+
+/// Lengths of answers are not known when a queue is measured, so it is full before the bound: at this share of it.
+const FULL: f64 = 0.75;
+
+/// All bounds hold; a queue that is empty takes any one request, so that no prompt is refused for ever.
+#[derive(Clone, PartialEq, Debug)]
 pub struct QueueBound {
-    pub max_requests: u32,
-    pub max_tokens: u64,
-    pub max_retry_after: Nanos,
+    config: QueueConfig,
+    service: ServiceRate,
 }
 
 impl QueueBound {
-    /// Why this request finds no place, if it finds none.
+    pub fn new(config: QueueConfig) -> Self {
+        Self { service: ServiceRate::new(config.max_wait_s * FULL), config }
+    }
+
+    /// Counts what was served. To be called from [`Policy::observe`](crate::Policy::observe).
+    pub fn observe(&mut self, events: &Events) {
+        let served = events.finished.rows().filter(|ended| ended.scheduled.is_some()).count();
+        self.service.completed = self.service.completed.saturating_add(u32::try_from(served).unwrap_or(u32::MAX));
+    }
+
+    /// To be called once for each request that arrives, before anything refuses it: a queue is measured while it is
+    /// watched.
+    pub fn watch(&mut self, view: &ArrivalView) {
+        self.service.watch(view);
+    }
+
+    /// Why this request finds no place behind all that waits, if it finds none.
     pub fn refuse(&self, view: &ArrivalView) -> Option<Rejection> {
+        self.refuse_behind(view, view.pool.queued_requests.into(), 1.0)
+    }
+
+    /// The same for a request that is served after `ahead` others and may fill `share` of the bounds.
+    pub fn refuse_behind(&self, view: &ArrivalView, ahead: f64, share: f64) -> Option<Rejection> {
         let pool = &view.pool;
         if pool.queued_requests == 0 {
             return None;
         }
         let tokens = pool.queued_tokens.saturating_add(view.request.prompt_tokens.into());
-        let reason = if pool.queued_requests >= self.max_requests {
+        let wait = self.service.seconds(ahead).max(own_wait(view));
+        let reason = if f64::from(pool.queued_requests) >= f64::from(self.config.max_requests) * share {
             format!("the queue holds {} requests, its bound", pool.queued_requests)
-        } else if tokens > self.max_tokens {
-            format!("the queue would hold {tokens} prompt tokens, more than its bound of {}", self.max_tokens)
+        } else if tokens as f64 > self.config.max_tokens as f64 * share {
+            format!("the queue would hold {tokens} prompt tokens, more than its bound")
+        } else if self.config.max_wait_s > 0.0 && wait > self.config.max_wait_s * FULL * share {
+            format!("the wait would be about {} s, beyond its bound", wait as u64)
         } else {
             return None;
         };
@@ -35,22 +81,126 @@ impl QueueBound {
         let rate = view.pool.completion_rate;
         let nanos = f64::from(view.pool.queued_requests) / 2.0 / rate * SECOND as f64;
         let measured = if rate.is_finite() && rate > 0.0 { nanos as Nanos } else { 0 };
-        measured.max(SECOND).min(self.max_retry_after)
+        measured.max(SECOND).min(self.config.max_retry_after_s * SECOND)
+    }
+
+    /// For a successor: what was learnt of the rate.
+    pub fn export(&self, state: &mut Writer) {
+        state.f64(self.service.served);
+        state.f64(self.service.seconds);
+    }
+
+    /// `None`, and nothing changed, where it is not what `export` writes.
+    pub fn import(&mut self, state: &mut Reader<'_>) -> Option<()> {
+        let known = |value: f64| value.is_finite() && value > 0.0;
+        let (served, seconds) = (state.f64().filter(|it| known(*it))?, state.f64().filter(|it| known(*it))?);
+        (self.service.served, self.service.seconds) = (served, seconds);
+        Some(())
+    }
+}
+
+/// How long the tenant's next request has waited already, in seconds: one that comes now will hardly wait less.
+fn own_wait(view: &ArrivalView) -> f64 {
+    let own = view.flows().find(|flow| flow.tenant == view.request.tenant);
+    own.and_then(|flow| flow.head_wait).unwrap_or(0) as f64 / SECOND as f64
+}
+
+/// How many requests may wait before anything was served: whoever starts a server may send it a crowd at once.
+const CROWD: f64 = 256.0;
+/// What was seen in so much time counts; what lies further back counts half, and half of that again.
+const MEMORY_SECONDS: f64 = 20.0;
+
+/// The rate at which a queue is served: completions per second while somebody waited. What completes while nobody
+/// waits says how much was asked for, not how much could have been served.
+#[derive(Clone, PartialEq, Debug)]
+struct ServiceRate {
+    served: f64,
+    seconds: f64,
+    /// Completions since the last look.
+    completed: u32,
+    /// The last look, if somebody waited then.
+    since: Option<Nanos>,
+}
+
+impl ServiceRate {
+    /// Assumes at first that a crowd is served in so many seconds. The longer nothing completes, the less of it is
+    /// believed.
+    fn new(seconds: f64) -> Self {
+        let assumed = if seconds > 0.0 { seconds } else { 1.0 };
+        Self { served: 1.0, seconds: assumed / CROWD, completed: 0, since: None }
+    }
+
+    fn watch(&mut self, view: &ArrivalView) {
+        let completed = std::mem::take(&mut self.completed);
+        let waiting = view.pool.queued_requests > 0;
+        if let Some(since) = self.since.filter(|_| waiting) {
+            self.served += f64::from(completed);
+            self.seconds += view.now.saturating_sub(since) as f64 / SECOND as f64;
+            while self.seconds > 2.0 * MEMORY_SECONDS {
+                self.served /= 2.0;
+                self.seconds /= 2.0;
+            }
+        }
+        self.since = waiting.then_some(view.now);
+    }
+
+    /// How long it takes to serve so many.
+    fn seconds(&self, requests: f64) -> f64 {
+        requests * self.seconds / self.served
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Flow;
+    use crate::{FinishReason, FinishedRequest};
 
-    const BOUND: QueueBound = QueueBound { max_requests: 4, max_tokens: 100, max_retry_after: 30 * SECOND };
+    fn bound(max_wait_s: f64) -> QueueBound {
+        let config = QueueConfig { max_requests: 400, max_tokens: 1000, max_wait_s, max_retry_after_s: 30 };
+        QueueBound::new(config)
+    }
+
+    fn view(now: Nanos, queued_requests: u32) -> ArrivalView {
+        let mut view = ArrivalView { now, ..ArrivalView::default() };
+        view.pool.queued_requests = queued_requests;
+        view
+    }
+
+    fn completions(count: u64, scheduled: Option<Nanos>) -> Events {
+        let row = |number| FinishedRequest {
+            number,
+            id: number,
+            tenant: 1,
+            replica: 0,
+            reason: FinishReason::Stop,
+            arrival: 0,
+            scheduled,
+            first_token: None,
+            finished: 0,
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            generated_tokens: 1,
+        };
+        Events { finished: (0..count).map(row).collect(), ..Events::default() }
+    }
+
+    /// A bound that saw ten requests a second served, for so many seconds in which somebody waited.
+    fn after(seconds: u64, per_second: u64) -> QueueBound {
+        let mut bound = bound(20.0);
+        for second in 0..=seconds {
+            bound.watch(&view(second * SECOND, 50));
+            bound.observe(&completions(per_second, Some(1)));
+        }
+        bound
+    }
 
     fn check(queued: (u32, u64), prompt: u32, rate: f64, expected: Option<Nanos>) {
-        let mut view = ArrivalView::default();
-        (view.pool.queued_requests, view.pool.queued_tokens) = queued;
+        let mut view = view(0, queued.0);
+        view.pool.queued_tokens = queued.1;
         view.pool.completion_rate = rate;
         view.request.prompt_tokens = prompt;
-        let refused = BOUND.refuse(&view);
+        let refused = bound(0.0).refuse(&view);
         assert_eq!(
             refused.as_ref().map(|r| (r.caller, r.retry_after)),
             expected.map(|after| (false, after)),
@@ -60,22 +210,110 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_by_requests_and_by_prompt_tokens() {
-        check((3, 30), 10, 1.0, None);
-        check((4, 30), 10, 1.0, Some(2 * SECOND));
-        check((3, 95), 10, 0.5, Some(3 * SECOND));
-        check((3, 90), 10, 0.5, None);
+        check((399, 30), 10, 1.0, None);
+        check((400, 30), 10, 100.0, Some(2 * SECOND));
+        check((30, 995), 10, 5.0, Some(3 * SECOND));
+        check((30, 990), 10, 5.0, None);
     }
 
     #[test]
     fn an_empty_queue_takes_even_a_prompt_beyond_its_bound() {
-        check((0, 0), 1000, 1.0, None);
+        check((0, 0), 10_000, 1.0, None);
     }
 
     #[test]
     fn retry_after_is_a_second_where_nothing_is_known_and_never_beyond_its_bound() {
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            check((4, 0), 1, rate, Some(SECOND));
+            check((400, 0), 1, rate, Some(SECOND));
         }
-        check((4, 0), 1, 1e-9, Some(30 * SECOND));
+        check((400, 0), 1, 1e-9, Some(30 * SECOND));
+    }
+
+    #[test]
+    fn the_wait_is_what_waits_over_the_rate_at_which_it_is_served() {
+        let bound = after(100, 10);
+        assert!(bound.refuse(&view(0, 145)).is_none());
+        let refused = bound.refuse(&view(0, 155)).unwrap();
+        assert!(refused.reason.contains("about 15 s"), "{}", refused.reason);
+    }
+
+    #[test]
+    fn who_is_served_before_others_waits_for_fewer_and_a_share_of_the_bound_is_less() {
+        let bound = after(100, 10);
+        assert!(bound.refuse_behind(&view(0, 300), 100.0, 1.0).is_none());
+        assert!(bound.refuse_behind(&view(0, 100), 100.0, 0.5).is_some());
+        assert!(bound.refuse_behind(&view(0, 70), 70.0, 0.5).is_none());
+    }
+
+    #[test]
+    fn before_anything_was_served_a_crowd_may_wait_and_the_longer_nothing_is_the_fewer() {
+        let mut bound = bound(20.0);
+        bound.watch(&view(0, 0));
+        assert!(bound.refuse(&view(0, 256)).is_none());
+        assert!(bound.refuse(&view(0, 257)).is_some());
+        bound.watch(&view(SECOND, 9));
+        bound.watch(&view(3 * SECOND, 9));
+        assert!(bound.refuse(&view(3 * SECOND, 7)).is_none());
+        assert!(bound.refuse(&view(3 * SECOND, 8)).is_some());
+    }
+
+    #[test]
+    fn a_tenant_whose_requests_have_waited_too_long_already_is_let_in_no_more() {
+        let bound = after(100, 10);
+        for (tenant, refused) in [(1, true), (2, false)] {
+            let mut view = view(0, 2);
+            view.request.tenant = tenant;
+            view.flows.push(Flow {
+                tenant: 1,
+                weight: 1.0,
+                queued_requests: 2,
+                queued_tokens: 2,
+                head_wait: Some(16 * SECOND),
+                head_prompt_tokens: None,
+                head_max_new_tokens: None,
+                head_priority: 0,
+                in_flight_requests: 1,
+                served_tokens: 0,
+            });
+            assert_eq!(bound.refuse(&view).is_some(), refused, "tenant {tenant}");
+        }
+    }
+
+    #[test]
+    fn what_completes_while_nobody_waits_says_nothing_of_what_could_be_served() {
+        let mut bound = bound(20.0);
+        for second in 0..1000 {
+            bound.watch(&view(second * 10 * SECOND, 0));
+            bound.observe(&completions(1, Some(1)));
+        }
+        assert!(bound.refuse(&view(0, 200)).is_none());
+    }
+
+    #[test]
+    fn who_left_the_queue_unserved_does_not_count() {
+        let mut bound = bound(20.0);
+        for second in 0..10 {
+            bound.watch(&view(second * SECOND, 50));
+            bound.observe(&completions(100, None));
+        }
+        assert!(bound.refuse(&view(0, 50)).is_some());
+    }
+
+    #[test]
+    fn a_rate_that_changes_is_learnt_and_a_successor_goes_on_with_it() {
+        let mut old = after(100, 10);
+        for second in 101..300 {
+            old.watch(&view(second * SECOND, 50));
+            old.observe(&completions(1, Some(1)));
+        }
+        assert!(old.refuse(&view(0, 17)).is_some());
+        let mut state = Writer::default();
+        old.export(&mut state);
+        let bytes = state.finish();
+        let mut new = bound(20.0);
+        assert!(new.import(&mut Reader::new(&bytes)).is_some());
+        assert!(new.refuse(&view(0, 17)).is_some());
+        let bad = [f64::NAN.to_le_bytes(), 1.0_f64.to_le_bytes()].concat();
+        assert!(bound(20.0).import(&mut Reader::new(&bad)).is_none());
     }
 }

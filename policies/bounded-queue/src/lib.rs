@@ -1,24 +1,18 @@
-//! Admission: a queue bounded by requests and prompt tokens, served in order of arrival.
+//! Admission: a queue bounded by requests, prompt tokens and expected wait, served in order of arrival.
 //!
 //! A queue without a bound turns overload into waiting that nobody waits for; a bound turns it into an early answer
-//! that says when to come back.
-
-use std::cmp::Reverse;
+//! that says when to come back. What it has learnt of the rate at which the queue is served outlives a swap.
 
 use sluice_sdk::admission::{Admission, ArrivalView, Flow, FlowView, NextFlow, Rejection, Verdict};
-use sluice_sdk::queue::QueueBound;
-use sluice_sdk::{Policy, SECOND, config, export_admission};
+use sluice_sdk::queue::{QueueBound, QueueConfig};
+use sluice_sdk::state::{Reader, Writer};
+use sluice_sdk::{Events, Policy, config, export_admission};
 
 config! {
     pub struct Config {
-        /// Requests that may wait.
-        pub max_requests: u32 = 1024, 1..=1_048_576;
-        /// Prompt tokens that may wait.
-        pub max_tokens: u64 = 4_194_304, 1..=1_099_511_627_776;
-        /// The share of both bounds that one tenant may hold while others wait or run.
+        /// The share of the bounds on requests and tokens that one tenant may hold while others wait or run.
         pub tenant_share: f64 = 0.5, 0.0..=1.0;
-        /// A client is never told to stay away for longer, in seconds.
-        pub max_retry_after_s: u64 = 60, 1..=3600;
+        ..pub queue: QueueConfig;
     }
 }
 
@@ -31,19 +25,30 @@ export_admission!(BoundedQueue);
 
 impl Policy for BoundedQueue {
     type Config = Config;
+    const STATE_SCHEMA: &'static str = "bounded-queue/1";
 
     fn new(config: Config) -> Result<Self, String> {
-        let bound = QueueBound {
-            max_requests: config.max_requests,
-            max_tokens: config.max_tokens,
-            max_retry_after: config.max_retry_after_s * SECOND,
-        };
-        Ok(Self { config, bound })
+        Ok(Self { bound: QueueBound::new(config.queue.clone()), config })
+    }
+
+    fn observe(&mut self, events: &Events) {
+        self.bound.observe(events);
+    }
+
+    fn export_state(&self) -> Vec<u8> {
+        let mut state = Writer::default();
+        self.bound.export(&mut state);
+        state.finish()
+    }
+
+    fn import_state(&mut self, bytes: &[u8]) -> bool {
+        self.bound.import(&mut Reader::new(bytes)).is_some()
     }
 }
 
 impl Admission for BoundedQueue {
     fn admit(&mut self, view: &ArrivalView) -> Verdict {
+        self.bound.watch(view);
         match self.beyond_its_share(view).or_else(|| self.bound.refuse(view)) {
             Some(rejection) => Verdict::Reject(rejection),
             None => Verdict::Accept(view.request.priority),
@@ -52,11 +57,7 @@ impl Admission for BoundedQueue {
 
     /// The most urgent head, and among equals the one that has waited longest.
     fn next(&mut self, view: &FlowView) -> NextFlow {
-        let head = view.waiting().max_by_key(|flow| (flow.head_priority, flow.head_wait, Reverse(flow.tenant)));
-        match head {
-            Some(flow) => NextFlow::Serve(flow.tenant),
-            None => NextFlow::HoldUntil(view.now.saturating_add(SECOND)),
-        }
+        view.serve(view.most_urgent())
     }
 }
 
@@ -79,13 +80,15 @@ impl BoundedQueue {
         let share = self.config.tenant_share;
         let requests = f64::from(own.queued_requests) + 1.0;
         let tokens = own.queued_tokens as f64 + f64::from(prompt_tokens);
-        requests > f64::from(self.config.max_requests) * share || tokens > self.config.max_tokens as f64 * share
+        requests > f64::from(self.config.queue.max_requests) * share
+            || tokens > self.config.queue.max_tokens as f64 * share
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_sdk::SECOND;
 
     fn flow(tenant: u64, queued_requests: u32, head_wait: u64) -> Flow {
         Flow {
@@ -104,7 +107,8 @@ mod tests {
 
     /// What tenant 1 is told, by HTTP status, when these wait.
     fn check(flows: &[Flow], prompt_tokens: u32, expected: u16) {
-        let config = Config { max_requests: 8, max_tokens: 100, ..Config::default() };
+        let queue = QueueConfig { max_requests: 8, max_tokens: 100, ..QueueConfig::default() };
+        let config = Config { queue, ..Config::default() };
         let mut view = ArrivalView { flows: flows.iter().copied().collect(), ..ArrivalView::default() };
         view.request.tenant = 1;
         view.request.priority = 3;
@@ -157,5 +161,19 @@ mod tests {
         let urgent = Flow { head_priority: 1, ..flow(3, 1, 0) };
         assert_eq!(next(&[flow(1, 1, 5), urgent]), NextFlow::Serve(3));
         assert_eq!(next(&[]), NextFlow::HoldUntil(SECOND));
+    }
+
+    #[test]
+    fn what_was_learnt_of_the_rate_survives_a_swap() {
+        let mut old = BoundedQueue::new(Config::default()).unwrap();
+        let mut view = ArrivalView::default();
+        view.pool.queued_requests = 20;
+        assert!(matches!(old.admit(&view), Verdict::Accept(_)));
+        view.now = 30 * SECOND;
+        assert!(matches!(old.admit(&view), Verdict::Reject(_)), "nothing was served for so long");
+        let mut new = BoundedQueue::new(Config::default()).unwrap();
+        assert!(new.import_state(&old.export_state()));
+        assert!(matches!(new.admit(&view), Verdict::Reject(_)));
+        assert!(!new.import_state(b"nonsense"));
     }
 }

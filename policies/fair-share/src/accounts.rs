@@ -58,31 +58,28 @@ impl Accounts {
         }
     }
 
-    pub(crate) fn export(&self) -> Vec<u8> {
-        let mut bytes = Writer::default();
-        bytes.f64(self.now);
-        bytes.u64(self.by_tenant.len() as u64);
+    pub(crate) fn export(&self, state: &mut Writer) {
+        state.f64(self.now);
+        state.u64(self.by_tenant.len() as u64);
         for (tenant, account) in &self.by_tenant {
-            bytes.u64(*tenant);
-            bytes.f64(account.counter);
-            bytes.u64(account.ahead);
-            bytes.f64(account.weight);
+            state.u64(*tenant);
+            state.f64(account.counter);
+            state.u64(account.ahead);
+            state.f64(account.weight);
         }
-        bytes.finish()
     }
 
-    /// `None` where the bytes are not what `export` writes. What exceeds the capacity is evicted.
-    pub(crate) fn import(bytes: &[u8], capacity: u32) -> Option<Self> {
-        let mut reader = Reader::new(bytes);
-        let mut accounts = Self { now: finite(reader.f64()?)?, ..Self::new(capacity) };
-        for _ in 0..reader.u64()? {
-            let tenant = reader.u64()?;
-            let counter = finite(reader.f64()?)?;
-            let ahead = reader.u64()?;
-            let weight = finite(reader.f64()?).filter(|weight| *weight > 0.0)?;
+    /// `None` where the rest of the state is not what `export` writes. What exceeds the capacity is evicted.
+    pub(crate) fn import(state: &mut Reader<'_>, capacity: u32) -> Option<Self> {
+        let mut accounts = Self { now: finite(state.f64()?)?, ..Self::new(capacity) };
+        for _ in 0..state.u64()? {
+            let tenant = state.u64()?;
+            let counter = finite(state.f64()?)?;
+            let ahead = state.u64()?;
+            let weight = finite(state.f64()?).filter(|weight| *weight > 0.0)?;
             *accounts.open(tenant, weight) = Account { counter, ahead, weight };
         }
-        reader.is_empty().then_some(accounts)
+        state.is_empty().then_some(accounts)
     }
 }
 
@@ -110,11 +107,14 @@ mod tests {
         accounts.open(1, 2.0).ahead = 7;
         accounts.charge(1, |_| 3.0);
         accounts.charge(2, |_| 1.0);
-        let bytes = accounts.export();
-        assert_eq!(Accounts::import(&bytes, 4), Some(accounts));
-        assert_eq!(Accounts::import(&bytes[..bytes.len() - 1], 4), None);
-        assert_eq!(Accounts::import(&[], 4), None);
-        assert_eq!(Accounts::import(&f64::NAN.to_le_bytes(), 4), None);
-        assert_eq!(Accounts::import(&bytes, 1).map(|accounts| accounts.by_tenant.len()), Some(1));
+        let mut state = Writer::default();
+        accounts.export(&mut state);
+        let bytes = state.finish();
+        let import = |bytes: &[u8], capacity| Accounts::import(&mut Reader::new(bytes), capacity);
+        assert_eq!(import(&bytes, 4), Some(accounts));
+        assert_eq!(import(&bytes[..bytes.len() - 1], 4), None);
+        assert_eq!(import(&[], 4), None);
+        assert_eq!(import(&f64::NAN.to_le_bytes(), 4), None);
+        assert_eq!(import(&bytes, 1).map(|accounts| accounts.by_tenant.len()), Some(1));
     }
 }

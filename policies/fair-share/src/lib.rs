@@ -6,9 +6,10 @@
 
 mod accounts;
 
-use sluice_sdk::admission::{Admission, ArrivalView, FlowView, NextFlow, Verdict};
-use sluice_sdk::queue::QueueBound;
-use sluice_sdk::{Events, Policy, SECOND, config, export_admission};
+use sluice_sdk::admission::{Admission, ArrivalView, Flow, FlowView, NextFlow, Verdict};
+use sluice_sdk::queue::{QueueBound, QueueConfig};
+use sluice_sdk::state::{Reader, Writer};
+use sluice_sdk::{Events, Policy, config, export_admission};
 
 use accounts::Accounts;
 
@@ -20,12 +21,7 @@ config! {
         pub output_weight: f64 = 2.0, 0.0..=1000.0;
         /// Tenants that are remembered.
         pub max_tenants: u32 = 4096, 1..=16_384;
-        /// Requests that may wait.
-        pub max_requests: u32 = 1024, 1..=1_048_576;
-        /// Prompt tokens that may wait.
-        pub max_tokens: u64 = 4_194_304, 1..=1_099_511_627_776;
-        /// A client is never told to stay away for longer, in seconds.
-        pub max_retry_after_s: u64 = 60, 1..=3600;
+        ..pub queue: QueueConfig;
     }
 }
 
@@ -39,20 +35,17 @@ export_admission!(FairShare);
 
 impl Policy for FairShare {
     type Config = Config;
-    const STATE_SCHEMA: &'static str = "fair-share/1";
+    const STATE_SCHEMA: &'static str = "fair-share/2";
 
     fn new(config: Config) -> Result<Self, String> {
-        let bound = QueueBound {
-            max_requests: config.max_requests,
-            max_tokens: config.max_tokens,
-            max_retry_after: config.max_retry_after_s * SECOND,
-        };
+        let bound = QueueBound::new(config.queue.clone());
         Ok(Self { accounts: Accounts::new(config.max_tenants), bound, config })
     }
 
     /// Charges what was not charged at dispatch: the output, and the prompts of requests that were dispatched
     /// without a question because nobody else waited.
     fn observe(&mut self, events: &Events) {
+        self.bound.observe(events);
         let Config { prompt_weight, output_weight, .. } = self.config;
         for ended in events.finished.rows() {
             self.accounts.charge(ended.tenant, |account| {
@@ -65,20 +58,26 @@ impl Policy for FairShare {
     }
 
     fn export_state(&self) -> Vec<u8> {
-        self.accounts.export()
+        let mut state = Writer::default();
+        self.bound.export(&mut state);
+        self.accounts.export(&mut state);
+        state.finish()
     }
 
     fn import_state(&mut self, bytes: &[u8]) -> bool {
-        let accounts = Accounts::import(bytes, self.config.max_tenants);
-        let accepted = accounts.is_some();
-        self.accounts = accounts.unwrap_or_else(|| Accounts::new(self.config.max_tenants));
-        accepted
+        let mut state = Reader::new(bytes);
+        let mut bound = QueueBound::new(self.config.queue.clone());
+        let accounts = bound.import(&mut state).and_then(|()| Accounts::import(&mut state, self.config.max_tenants));
+        let Some(accounts) = accounts else { return false };
+        (self.bound, self.accounts) = (bound, accounts);
+        true
     }
 }
 
 impl Admission for FairShare {
     fn admit(&mut self, view: &ArrivalView) -> Verdict {
-        if let Some(rejection) = self.bound.refuse(view) {
+        self.bound.watch(view);
+        if let Some(rejection) = self.bound.refuse_behind(view, ahead(view), 1.0) {
             return Verdict::Reject(rejection);
         }
         self.lift(view);
@@ -94,15 +93,14 @@ impl Admission for FairShare {
             let counters = self.accounts.counter(a.tenant).total_cmp(&self.accounts.counter(b.tenant));
             counters.then(b.head_wait.cmp(&a.head_wait)).then(a.tenant.cmp(&b.tenant))
         });
-        let Some(flow) = poorest else {
-            return NextFlow::HoldUntil(view.now.saturating_add(SECOND));
-        };
-        let prompt = flow.head_prompt_tokens.unwrap_or(0);
-        self.accounts.charge(flow.tenant, |account| {
-            account.ahead += u64::from(prompt);
-            f64::from(prompt) * self.config.prompt_weight
-        });
-        NextFlow::Serve(flow.tenant)
+        if let Some(flow) = poorest {
+            let prompt = flow.head_prompt_tokens.unwrap_or(0);
+            self.accounts.charge(flow.tenant, |account| {
+                account.ahead += u64::from(prompt);
+                f64::from(prompt) * self.config.prompt_weight
+            });
+        }
+        view.serve(poorest)
     }
 }
 
@@ -122,10 +120,22 @@ impl FairShare {
     }
 }
 
+/// Requests that are served before this one: the tenant's own, each with what others are served beside it. A tenant's
+/// share of the service shows in what it has in flight, and is at least its share by weight.
+fn ahead(view: &ArrivalView) -> f64 {
+    let request = &view.request;
+    let own = |flow: &Flow| flow.tenant == request.tenant;
+    let waiting = f64::from(view.flows().find(own).map_or(0, |flow| flow.queued_requests));
+    let weights: f64 = view.flows().filter(|flow| !own(flow)).map(|flow| flow.weight).sum();
+    let by_weight = request.tenant_weight / (request.tenant_weight + weights);
+    let running = f64::from(view.flows().find(own).map_or(0, |flow| flow.in_flight_requests));
+    let in_flight = running / f64::from(view.pool.in_flight_requests.max(1));
+    waiting / by_weight.max(in_flight).clamp(f64::MIN_POSITIVE, 1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_sdk::admission::Flow;
     use sluice_sdk::{FinishReason, FinishedRequest};
 
     fn policy() -> FairShare {
@@ -249,7 +259,11 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded() {
-        let mut policy = FairShare::new(Config { max_requests: 2, ..Config::default() }).unwrap();
+        let mut policy = FairShare::new(Config {
+            queue: QueueConfig { max_requests: 2, ..QueueConfig::default() },
+            ..Config::default()
+        })
+        .unwrap();
         let mut view = ArrivalView::default();
         view.pool.queued_requests = 2;
         assert!(matches!(policy.admit(&view), Verdict::Reject(rejection) if !rejection.caller));
@@ -263,7 +277,24 @@ mod tests {
         let mut new = policy();
         assert!(new.import_state(&old.export_state()));
         assert_eq!(next(&mut new, &[flow(1, 1.0, 1), flow(2, 1.0, 1)]), 2);
-        assert!(!new.import_state(b"nonsense"));
-        assert_eq!(new.accounts, Accounts::new(4096), "a cold start");
+        let mut cold = policy();
+        assert!(!cold.import_state(b"nonsense"));
+        assert_eq!(cold.accounts, Accounts::new(4096), "a cold start");
+    }
+
+    #[test]
+    fn a_tenant_waits_for_its_own_requests_and_for_what_others_are_served_beside_them() {
+        let check = |own: Flow, other: Flow, expected: f64| {
+            let mut view = ArrivalView { flows: [own, other].into_iter().collect(), ..ArrivalView::default() };
+            view.request.tenant = 1;
+            view.request.tenant_weight = 1.0;
+            view.pool.in_flight_requests = own.in_flight_requests + other.in_flight_requests;
+            assert_eq!(ahead(&view), expected, "{own:?} beside {other:?}");
+        };
+        let running = |in_flight_requests, flow| Flow { in_flight_requests, ..flow };
+        check(flow(1, 1.0, 9), flow(2, 1.0, 500), 18.0);
+        check(running(3, flow(1, 1.0, 9)), running(1, flow(2, 1.0, 500)), 12.0);
+        check(flow(1, 1.0, 9), flow(2, 2.0, 0), 27.0);
+        check(flow(1, 1.0, 0), flow(2, 1.0, 500), 0.0);
     }
 }
