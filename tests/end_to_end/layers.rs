@@ -59,6 +59,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus", &["sluice-telemetry"]),
     ("axum", &["sluice-http"]),
     ("tokio", &["sluice-http", "sluice-load", "sluice"]),
+    ("tokio-rustls", &["sluice-http"]),
+    ("subtle", &["sluice-http"]),
     ("reqwest", &["sluice"]),
     ("hyper-rustls", &["sluice-load"]),
     ("clap", &["sluice-load", "sluice"]),
