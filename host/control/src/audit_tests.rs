@@ -23,14 +23,17 @@ fn entry(sequence: u64, evidence: &str) -> Entry {
     }
 }
 
+fn three(audit: &mut Audit) -> AuditHead {
+    audit.append(&[entry(1, "one")]).unwrap();
+    audit.append(&[entry(2, "two, with \"quotes\",\"hash\":\"and\" a\nbreak"), entry(5, "fünf")]).unwrap();
+    audit.head().clone()
+}
+
 /// A log of three lines.
 fn log() -> (TempDir, PathBuf, AuditHead) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
-    let mut audit = Audit::open(&path).unwrap();
-    audit.append(&[entry(1, "one")]).unwrap();
-    audit.append(&[entry(2, "two, with \"quotes\",\"hash\":\"and\" a\nbreak"), entry(5, "fünf")]).unwrap();
-    let head = audit.head().clone();
+    let head = three(&mut Audit::open(&path).unwrap());
     (folder, path, head)
 }
 
@@ -76,14 +79,22 @@ fn a_line_is_an_object_whose_hash_is_of_the_rest() {
 proptest! {
     #[test]
     fn any_byte_that_is_changed_is_found(at in 0usize..10_000, byte: u8) {
-        let (_folder, path, _) = log();
-        let mut bytes = fs::read(&path).unwrap();
+        let disk = FullDisk::default();
+        three(&mut Audit::on(Box::new(disk.clone())));
+        let mut bytes = disk.bytes.lock().unwrap().clone();
         let at = at % bytes.len();
         prop_assume!(bytes[at] != byte);
         bytes[at] = byte;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
         fs::write(&path, bytes).unwrap();
         prop_assert!(verify(&path).map_or(true, |summary| summary.torn_bytes > 0 && summary.lines < 3));
     }
+}
+
+proptest! {
+    // Each opens a log, which waits for the disk.
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn any_file_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

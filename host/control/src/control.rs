@@ -93,7 +93,9 @@ impl Control {
     /// Loads, checks, probes and installs a component on every seat of its slot. Takes as long as compiling
     /// takes and then until each seat has come to its next boundary.
     pub fn deploy(&self, request: &DeployRequest<'_>) -> Result<Deployment, DeployError> {
-        let result = self.try_deploy(request);
+        // Held until the outcome is written, so that no other deployment's line comes between.
+        let only = self.only();
+        let result = only.as_ref().ok_or(DeployError::InProgress).and_then(|_| self.try_deploy(request));
         let event = match &result {
             Ok(done) => concluded_event("deploy", request.by, done),
             Err(error) => refused_deployment(request, error),
@@ -106,7 +108,8 @@ impl Control {
 
     /// The previous revision takes its seats back, each at its own boundary.
     pub fn rollback(&self, slot: Slot, by: &str) -> Result<Deployment, RollbackError> {
-        let result = self.try_rollback(slot, by);
+        let only = self.only();
+        let result = only.as_ref().ok_or(RollbackError::InProgress).and_then(|_| self.try_rollback(slot, by));
         let event = match &result {
             Ok(done) => concluded_event("rollback", by, done),
             Err(error) => {
@@ -201,7 +204,6 @@ impl Control {
     }
 
     fn try_deploy(&self, request: &DeployRequest<'_>) -> Result<Deployment, DeployError> {
-        let _deploying = self.only().ok_or(DeployError::InProgress)?;
         let seats = self.seating.seats().ok_or(Stopped)?;
         let config = self.checked_config(request.config)?;
         let digest = Digest::of(request.component);
@@ -292,7 +294,6 @@ impl Control {
     }
 
     fn try_rollback(&self, slot: Slot, by: &str) -> Result<Deployment, RollbackError> {
-        let _deploying = self.only().ok_or(RollbackError::InProgress)?;
         let seats = self.seating.seats().ok_or(Stopped)?;
         match slot {
             Slot::Admission => self.roll_back::<Admission>(seats, by),
