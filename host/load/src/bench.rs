@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper_util::client::legacy::connect::Connect;
 
@@ -53,9 +53,6 @@ pub async fn run(arguments: BenchArguments) -> Result<Finished, BenchError> {
     bench(&arguments, plan, &caller, interrupted).await
 }
 
-/// A request that was held back for less was not held back.
-const NOTICEABLE: Duration = Duration::from_millis(1);
-
 pub(crate) async fn bench<C>(
     arguments: &BenchArguments,
     plan: Plan,
@@ -80,8 +77,7 @@ where
     let open_loop = !workload.schedule.is_closed_loop();
     let facts = Facts { started_at, server: &server, configuration: arguments, prompts, open_loop };
     let mut report = Report::of(&facts, &measured, driven.cut_short, &beats);
-    let held_back = measured.records.iter().filter(|record| record.held() > NOTICEABLE).count() as u64;
-    report.warnings = warnings(&report, held_back, driven.stopped, longest(&measured));
+    report.warnings = warnings(&report, &measured, driven.stopped);
     write(arguments, &report)?;
     let text = table(&report, &caller.urls().generate.to_string());
     Ok(Finished { text, any_succeeded: report.totals.completed > 0 })
@@ -106,7 +102,7 @@ where
         extra: plan.extra_body,
     };
     let material = match &plan.prompts {
-        PromptPlan::Words => Some(Material::Words(Calibration::measure(caller, &template, seed).await)),
+        PromptPlan::Words => Some(Material::Words(Calibration::measure(caller, &template).await)),
         PromptPlan::Ids { low, high } => Some(Material::Ids { low: *low, high: *high }),
         PromptPlan::Read(_) => None,
     };
@@ -144,16 +140,6 @@ where
 
 fn progress(arguments: &BenchArguments, workload: &Workload) -> Progress {
     if arguments.report.no_progress { Progress::hidden() } else { Progress::shown(workload.expected()) }
-}
-
-/// The most tokens that a prompt and its answer may have together.
-fn longest(measured: &Measured<'_>) -> Option<u64> {
-    let length = |record: &Record| {
-        let input = record.answer.usage.map(|usage| usage.prompt_tokens);
-        let input = input.or(record.asked.input_tokens.map(u64::from))?;
-        Some(input + u64::from(record.asked.output_tokens))
-    };
-    measured.records.iter().filter_map(length).max()
 }
 
 /// Finds out before the load whether its results can be kept.

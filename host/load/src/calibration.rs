@@ -6,11 +6,11 @@ use serde::Serialize;
 use crate::body::BodyTemplate;
 use crate::caller::Caller;
 use crate::failure::Failure;
-use crate::prompt::{Prompt, words};
-use crate::seed::Stream;
+use crate::prompt::{Prompt, WORDS, joined};
 
-/// Of the two texts that are counted. Small enough for a model with a short context.
-const SAMPLES: (u32, u32) = (64, 256);
+/// Of the two texts that are counted: every word once, and every word twice. Prompts draw each as often as any other, so
+/// they take as many tokens a word as these.
+const SAMPLES: (u32, u32) = (WORDS.len() as u32, 2 * WORDS.len() as u32);
 /// Where no server tells: what common words take in most vocabularies.
 const GUESS: Calibration = Calibration { tokens_per_word: 1.0, overhead: 0.0, counted_by: Counter::Nobody };
 
@@ -52,12 +52,12 @@ impl Calibration {
         (f64::from(tokens) / self.tokens_per_word).round() as u32
     }
 
-    pub(crate) async fn measure<C>(caller: &Caller<C>, template: &BodyTemplate, seed: u64) -> Self
+    pub(crate) async fn measure<C>(caller: &Caller<C>, template: &BodyTemplate) -> Self
     where
         C: Connect + Clone + Send + Sync + 'static,
     {
         for counter in [Counter::Tokenize, Counter::Usage] {
-            if let Some(line) = counter.line(caller, template, seed).await {
+            if let Some(line) = counter.line(caller, template).await {
                 return Self { counted_by: counter, ..line };
             }
         }
@@ -66,27 +66,21 @@ impl Calibration {
 }
 
 impl Counter {
-    async fn line<C>(self, caller: &Caller<C>, template: &BodyTemplate, seed: u64) -> Option<Calibration>
+    async fn line<C>(self, caller: &Caller<C>, template: &BodyTemplate) -> Option<Calibration>
     where
         C: Connect + Clone + Send + Sync + 'static,
     {
-        let less = self.count(caller, template, seed, SAMPLES.0).await.ok()??;
-        let more = self.count(caller, template, seed, SAMPLES.1).await.ok()??;
+        let less = self.count(caller, template, SAMPLES.0).await.ok()??;
+        let more = self.count(caller, template, SAMPLES.1).await.ok()??;
         Calibration::between((SAMPLES.0, less), (SAMPLES.1, more))
     }
 
     /// The tokens of a text of so many words.
-    async fn count<C>(
-        self,
-        caller: &Caller<C>,
-        template: &BodyTemplate,
-        seed: u64,
-        length: u32,
-    ) -> Result<Option<u64>, Failure>
+    async fn count<C>(self, caller: &Caller<C>, template: &BodyTemplate, length: u32) -> Result<Option<u64>, Failure>
     where
         C: Connect + Clone + Send + Sync + 'static,
     {
-        let prompt = Prompt::Text(words(length, &mut Stream::Calibration.of(seed)));
+        let prompt = Prompt::Text(joined(WORDS.iter().cycle().take(length as usize)));
         if self == Self::Tokenize {
             let answer = caller.json(&caller.urls().tokenize, Some(&template.tokenize(prompt))).await?;
             let listed = answer["tokens"].as_array().map(|tokens| tokens.len() as u64);

@@ -38,7 +38,6 @@ pub(crate) struct Driven {
 /// When a request is sent, and the room that it takes up.
 struct Turn {
     planned: Duration,
-    woken: Duration,
     place: OwnedSemaphorePermit,
 }
 
@@ -108,14 +107,12 @@ where
         match at {
             Some(planned) => {
                 sleep_until(self.origin.at(planned)).await;
-                let woken = self.origin.elapsed();
                 let place = Arc::clone(&self.outstanding).acquire_owned().await.ok()?;
-                Some(Turn { planned, woken, place })
+                Some(Turn { planned, place })
             }
             None => {
                 let place = self.room().await?;
-                let now = self.origin.elapsed();
-                Some(Turn { planned: now, woken: now, place })
+                Some(Turn { planned: self.origin.elapsed(), place })
             }
         }
     }
@@ -134,17 +131,17 @@ where
         let slots = request.at.map(|_| Arc::clone(&self.slots));
         let progress = Arc::clone(&self.progress);
         self.running.spawn(async move {
-            let slot = match slots {
-                Some(slots) => slots.acquire_owned().await.ok(),
-                None => None,
+            let (slot, held) = match slots {
+                Some(slots) => slot(slots, origin).await,
+                None => (None, Duration::ZERO),
             };
-            progress.sent();
             let PlannedRequest { index, body, asked, .. } = request;
+            progress.sent();
             let sent = origin.elapsed();
             let answer = exchange(&caller, manner, origin, body, &asked).await;
             progress.ended(answer.failure.is_none());
             drop((slot, turn.place));
-            Record { index, asked, planned: turn.planned, woken: turn.woken, sent, answer }
+            Record { index, asked, planned: turn.planned, held, sent, answer }
         });
     }
 
@@ -172,4 +169,14 @@ where
             }
         }
     }
+}
+
+/// Waits for room under the cap, and says how long. Where there is room, it takes no time at all.
+async fn slot(slots: Arc<Semaphore>, origin: Origin) -> (Option<OwnedSemaphorePermit>, Duration) {
+    if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+        return (Some(slot), Duration::ZERO);
+    }
+    let began = origin.elapsed();
+    let slot = slots.acquire_owned().await.ok();
+    (slot, origin.elapsed().saturating_sub(began))
 }

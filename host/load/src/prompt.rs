@@ -69,19 +69,23 @@ fn ids(count: u32, low: u32, high: u32, random: &mut ChaCha8Rng) -> Vec<u32> {
 }
 
 /// So many words, with a space between each two.
-pub(crate) fn words(count: u32, random: &mut ChaCha8Rng) -> String {
-    let mut text = String::with_capacity(count as usize * 6);
-    for index in 0..count {
-        if index > 0 {
+fn words(count: u32, random: &mut ChaCha8Rng) -> String {
+    joined((0..count).map(|_| &WORDS[random.random_range(0..WORDS.len())]))
+}
+
+pub(crate) fn joined<'w>(words: impl Iterator<Item = &'w &'static str>) -> String {
+    let mut text = String::new();
+    for word in words {
+        if !text.is_empty() {
             text.push(' ');
         }
-        text += WORDS[random.random_range(0..WORDS.len())];
+        text += word;
     }
     text
 }
 
 /// Common enough to be one token each in most vocabularies.
-const WORDS: [&str; 128] = [
+pub(crate) const WORDS: [&str; 128] = [
     "able", "about", "above", "after", "again", "air", "all", "also", "and", "any", "area", "ask", "away", "back",
     "ball", "bank", "base", "be", "been", "before", "best", "big", "bird", "black", "blue", "board", "boat", "body",
     "book", "both", "box", "boy", "bring", "build", "business", "but", "by", "call", "came", "can", "car", "care",

@@ -25,9 +25,8 @@ pub(crate) struct Record {
     pub(crate) asked: Asked,
     /// When it was to be sent. Every latency counts from here.
     pub(crate) planned: Duration,
-    /// When the generator came to it.
-    pub(crate) woken: Duration,
-    /// When it was sent: later than `woken` where a cap on concurrency held it back.
+    /// How long the cap on concurrency held it back.
+    pub(crate) held: Duration,
     pub(crate) sent: Duration,
     pub(crate) answer: Answer,
 }
@@ -47,12 +46,7 @@ impl Record {
 
     /// How late the generator itself was.
     pub(crate) fn lateness(&self) -> Duration {
-        self.woken.saturating_sub(self.planned)
-    }
-
-    /// How long the cap held it back.
-    pub(crate) fn held(&self) -> Duration {
-        self.sent.saturating_sub(self.woken)
+        self.send_lag().saturating_sub(self.held)
     }
 
     /// None where nothing was streamed.
@@ -82,7 +76,7 @@ impl Record {
             index: self.index,
             planned_s: self.planned.as_secs_f64(),
             send_lag_ms: milliseconds(self.send_lag()),
-            held_ms: milliseconds(self.held()),
+            held_ms: milliseconds(self.held),
             ttft_ms: self.ttft().map(milliseconds),
             tpot_ms: self.tpot().map(milliseconds),
             e2el_ms: milliseconds(self.end_to_end()),

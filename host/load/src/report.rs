@@ -59,10 +59,7 @@ impl<'a> Report<'a> {
             goodput: (!goals.is_empty()).then(|| Goodput::of(goals, measured.records, measured.duration)),
             errors: errors(measured.records),
             generator: Generator {
-                lateness_ms: facts
-                    .open_loop
-                    .then(|| Quantiles::of(measured.records.iter().map(Record::lateness)))
-                    .flatten(),
+                lateness_ms: Quantiles::of(measured.records.iter().map(Record::lateness)),
                 beat_ms: Quantiles::of(beats.iter().copied()),
             },
             warnings: Vec::new(),
@@ -104,7 +101,7 @@ impl Latency {
             gap_ms: Quantiles::of(succeeded.clone().flat_map(|record| record.answer.gaps.iter().copied())),
             e2el_ms: Quantiles::of(succeeded.map(Record::end_to_end)),
             send_lag_ms: Quantiles::of(all.clone().map(Record::send_lag)),
-            held_ms: Quantiles::of(all.map(Record::held)),
+            held_ms: Quantiles::of(all.map(|record| record.held)),
         }
     }
 }
@@ -154,7 +151,7 @@ fn errors(records: &[Record]) -> BTreeMap<String, ErrorCount> {
 /// How well the generator kept its own time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Generator {
-    /// Between a request's plan and the generator's coming to it. Null in a closed loop.
+    /// Between a request's plan and its sending, less what the cap held it back.
     pub(crate) lateness_ms: Option<Quantiles>,
     /// How late a task of its own was that wanted to run every 20 ms. Timestamps are about as late.
     pub(crate) beat_ms: Option<Quantiles>,

@@ -8,7 +8,6 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) enum Stream {
     Arrivals,
     Prefix,
-    Calibration,
     /// Lengths and prompt of one request.
     Request(u64),
     WarmUp(u64),
@@ -20,9 +19,8 @@ impl Stream {
         random.set_stream(match self {
             Self::Arrivals => 0,
             Self::Prefix => 1,
-            Self::Calibration => 2,
-            Self::Request(index) => 2 * index + 3,
-            Self::WarmUp(index) => 2 * index + 4,
+            Self::Request(index) => 2 * index + 2,
+            Self::WarmUp(index) => 2 * index + 3,
         });
         random
     }

@@ -1,25 +1,28 @@
 //! What a reader of the figures has to know to read them rightly.
 
+use crate::calibration::Counter;
 use crate::prompt::Material;
+use crate::quantiles::Quantiles;
+use crate::record::{Record, milliseconds};
 use crate::report::Report;
-use crate::totals::OutputCount;
+use crate::totals::{Measured, OutputCount};
 
 /// Of the generator's own delay.
 const LATE_MS: f64 = 10.0;
 /// Of a length that a server counted, from the one that was asked for.
 const FAR: f64 = 0.05;
 
-pub(crate) fn warnings(report: &Report<'_>, held_back: u64, stopped: bool, longest: Option<u64>) -> Vec<String> {
+pub(crate) fn warnings(report: &Report<'_>, measured: &Measured<'_>, stopped: bool) -> Vec<String> {
     let findings = [
         stopped.then(|| "ended before its plan: the figures are of what was over by then".to_owned()),
         failures(report),
-        held(report, held_back),
+        held(measured),
         late(report),
         counted_by_chunks(report),
         several_tokens_per_chunk(report),
         short_answers(report),
         prompt_lengths(report),
-        too_long(report, longest),
+        too_long(report, measured),
     ];
     findings.into_iter().flatten().collect()
 }
@@ -29,17 +32,19 @@ fn failures(report: &Report<'_>) -> Option<String> {
     (failed > 0).then(|| format!("{failed} requests failed: latencies are of those that did not"))
 }
 
-fn held(report: &Report<'_>, held_back: u64) -> Option<String> {
-    let held = report.latency.held_ms.filter(|_| held_back > 0)?;
+fn held(measured: &Measured<'_>) -> Option<String> {
+    let held = measured.records.iter().map(|record| record.held).filter(|held| !held.is_zero());
+    let longest = held.clone().max()?;
     Some(format!(
-        "the cap on concurrency held {held_back} requests back, {:.0} ms at most: latencies count that time, but the \
-         server was offered less than the plan",
-        held.max
+        "the cap on concurrency held {} requests back, {:.0} ms at most: latencies count that time, but the server was \
+         offered less than the plan",
+        held.count(),
+        milliseconds(longest)
     ))
 }
 
 fn late(report: &Report<'_>) -> Option<String> {
-    let of = |quantiles: Option<crate::quantiles::Quantiles>| quantiles.map_or(0.0, |quantiles| quantiles.p99);
+    let of = |quantiles: Option<Quantiles>| quantiles.map_or(0.0, |quantiles| quantiles.p99);
     let late = of(report.generator.lateness_ms).max(of(report.generator.beat_ms));
     (late > LATE_MS).then(|| {
         format!(
@@ -70,7 +75,7 @@ fn short_answers(report: &Report<'_>) -> Option<String> {
 
 fn prompt_lengths(report: &Report<'_>) -> Option<String> {
     if let Some(Material::Words(calibration)) = report.prompts
-        && calibration.counted_by == crate::calibration::Counter::Nobody
+        && calibration.counted_by == Counter::Nobody
     {
         return Some("the server does not say how long a prompt is: a word was taken for a token".to_owned());
     }
@@ -83,9 +88,19 @@ fn prompt_lengths(report: &Report<'_>) -> Option<String> {
     })
 }
 
-fn too_long(report: &Report<'_>, longest: Option<u64>) -> Option<String> {
-    let (longest, limit) = (longest?, report.server.max_model_len?);
+fn too_long(report: &Report<'_>, measured: &Measured<'_>) -> Option<String> {
+    let (longest, limit) = (longest(measured)?, report.server.max_model_len?);
     (longest > limit).then(|| {
         format!("a prompt and its answer may be {longest} tokens, and the model's length is {limit}: some cannot fit")
     })
+}
+
+/// The most tokens that a prompt and its answer may have together.
+fn longest(measured: &Measured<'_>) -> Option<u64> {
+    let length = |record: &Record| {
+        let input = record.answer.usage.map(|usage| usage.prompt_tokens);
+        let input = input.or(record.asked.input_tokens.map(u64::from))?;
+        Some(input + u64::from(record.asked.output_tokens))
+    };
+    measured.records.iter().filter_map(length).max()
 }
