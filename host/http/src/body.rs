@@ -51,7 +51,6 @@ impl Bodies {
     }
 
     /// What it leaves of a body that is refused, the connection sees to.
-
     pub(crate) async fn read(&self, mut body: Body) -> Result<Received, ApiError> {
         let deadline = Instant::now() + self.time;
         let declared = body.size_hint().lower();

@@ -114,6 +114,8 @@ impl IntoResponse for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn headers(values: &[&str]) -> HeaderMap {
@@ -133,6 +135,21 @@ mod tests {
             [&[][..], &["Bearer"], &["Bearer "], &["Basic s"], &["s"], &[&too_long], &["Bearer s", "Bearer s"]];
         for values in refused {
             assert!(bearer(&headers(values)).is_err(), "{values:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_header_holds_only_the_secret_itself_is_let_in(
+            scheme in "[Bb]earer|[!-~]{0,8}",
+            secret in prop_oneof![Just(b"secret".to_vec()), prop::collection::vec(0x20_u8..=0xff, 0..20)],
+        ) {
+            let key = Key::of_secret("a", "secret", &[Scope::Inference]).unwrap();
+            let gate = Gate::new(Keys::load(vec![key], None).unwrap(), Vec::new()).unwrap();
+            let value = [scheme.as_bytes(), b" ", &secret].concat();
+            let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
+            let admitted = gate.admit(None, Need::AnyKey, &HeaderMap::from_iter([(AUTHORIZATION, value)])).is_ok();
+            prop_assert_eq!(admitted, scheme.eq_ignore_ascii_case("bearer") && secret.trim_ascii() == b"secret");
         }
     }
 

@@ -21,8 +21,8 @@ use crate::edge::{Edge, EdgeParts};
 use crate::gate::Gate;
 use crate::openai::openai_router;
 use crate::serve::{Connections, Phase, serve};
-use crate::tls::Tls;
 use crate::text::{Decoder, Message, ModelText, TextError};
+use crate::tls::Tls;
 
 /// One token per character, which is its code point.
 pub(super) struct Characters;

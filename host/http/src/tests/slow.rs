@@ -59,13 +59,10 @@ async fn drip(stream: TcpStream, bytes: Vec<u8>) -> Vec<u8> {
 /// Two that are slow take all there is; whoever comes after them is served all the same.
 async fn check(limits: EdgeLimits, opening: &str, dripped: &str, kind: &str, code: Option<&str>) {
     let server = Server::behind(EdgeLimits { connections: 2, ..limits }, Gate::open(), None).await;
-    let slow = async || {
-        let stream = connect(server.address, opening).await;
-        tokio::spawn(drip(stream, dripped.repeat(10_000).into_bytes()))
-    };
-    let first = slow().await;
+    let dripped = dripped.repeat(10_000).into_bytes();
+    let first = tokio::spawn(drip(connect(server.address, opening).await, dripped.clone()));
     served(server.address).await;
-    let second = slow().await;
+    let second = tokio::spawn(drip(connect(server.address, opening).await, dripped));
     served(server.address).await;
     for slow in [first, second] {
         let answer = String::from_utf8(slow.await.unwrap()).unwrap();
