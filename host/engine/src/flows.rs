@@ -1,7 +1,7 @@
 //! The central queue: one flow per tenant, within a flow by priority and then by arrival.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sluice_core::view::FlowTable;
@@ -14,6 +14,10 @@ type Place = (Reverse<i32>, Nanos, RequestId);
 #[derive(Default)]
 struct Flow {
     waiting: BTreeMap<Place, Arc<Admitted>>,
+    /// Those that wait, by when they came into the queue.
+    by_age: BTreeSet<(Nanos, RequestId)>,
+    /// When something of it was last sent.
+    last_sent: Nanos,
     queued_tokens: u64,
     weight: f64,
     in_flight: u32,
@@ -28,6 +32,8 @@ pub(crate) struct Flows {
     flows: BTreeMap<u64, Flow>,
     places: HashMap<RequestId, (u64, Place)>,
     by_age: BTreeMap<(Nanos, RequestId), u64>,
+    /// Flows of which something waits, by since when they have not been served.
+    unserved: BTreeSet<(Nanos, u64)>,
     queued_tokens: u64,
 }
 
@@ -50,23 +56,31 @@ impl Flows {
         let tenant = request.tenant.0;
         let place = (Reverse(admitted.priority), request.arrival, request.id);
         let tokens = u64::from(request.prompt_tokens());
-        let flow = self.flows.entry(tenant).or_default();
-        flow.weight = request.tenant_weight;
-        flow.queued_tokens += tokens;
+        let age = (admitted.queued, request.id);
         self.queued_tokens += tokens;
         self.places.insert(request.id, (tenant, place));
-        self.by_age.insert((admitted.queued, request.id), tenant);
-        flow.waiting.insert(place, admitted);
+        self.by_age.insert(age, tenant);
+        self.flows.entry(tenant).or_default();
+        self.change(tenant, |flow| {
+            flow.weight = admitted.request.tenant_weight;
+            flow.queued_tokens += tokens;
+            flow.by_age.insert(age);
+            flow.waiting.insert(place, admitted);
+        });
     }
 
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Arc<Admitted>> {
         let (tenant, place) = self.places.remove(&id)?;
-        let flow = self.flows.get_mut(&tenant)?;
-        let admitted = flow.waiting.remove(&place)?;
-        self.by_age.remove(&(admitted.queued, id));
+        let admitted = Arc::clone(self.flows.get(&tenant)?.waiting.get(&place)?);
+        let age = (admitted.queued, id);
         let tokens = u64::from(admitted.request.prompt_tokens());
-        flow.queued_tokens -= tokens;
+        self.by_age.remove(&age);
         self.queued_tokens -= tokens;
+        self.change(tenant, |flow| {
+            flow.waiting.remove(&place);
+            flow.by_age.remove(&age);
+            flow.queued_tokens -= tokens;
+        });
         Some(admitted)
     }
 
@@ -81,15 +95,22 @@ impl Flows {
 
     /// Of all requests, the one that has waited here for longest.
     pub(crate) fn oldest(&self) -> Option<&Arc<Admitted>> {
-        let (&(_, id), tenant) = self.by_age.first_key_value()?;
-        let (_, place) = self.places.get(&id)?;
-        self.flows.get(tenant)?.waiting.get(place)
+        let (_, id) = self.by_age.first_key_value()?.0;
+        self.get(*id)
     }
 
-    pub(crate) fn sent(&mut self, tenant: u64) {
-        if let Some(flow) = self.flows.get_mut(&tenant) {
+    /// Of the flow that has not been served for longest though something of it waits: since when, and its oldest.
+    pub(crate) fn longest_unserved(&self) -> Option<(Nanos, &Arc<Admitted>)> {
+        let (since, tenant) = self.unserved.first()?;
+        let (_, id) = self.flows.get(tenant)?.by_age.first()?;
+        Some((*since, self.get(*id)?))
+    }
+
+    pub(crate) fn sent(&mut self, tenant: u64, now: Nanos) {
+        self.change(tenant, |flow| {
             flow.in_flight += 1;
-        }
+            flow.last_sent = now;
+        });
     }
 
     /// A request of this tenant left its replica, having been served so many tokens.
@@ -120,10 +141,50 @@ impl Flows {
         }
     }
 
+    /// Panics unless every request that waits is in every order. For tests, after every step.
+    pub(crate) fn assert_consistent(&self) {
+        let unserved = |(tenant, flow): (&u64, &Flow)| Some((flow.unserved_since()?, *tenant));
+        assert_eq!(self.unserved, self.flows.iter().filter_map(unserved).collect(), "flows that are unserved");
+        assert_eq!(self.by_age.len(), self.places.len(), "requests by age");
+        for (tenant, flow) in &self.flows {
+            let by_age: BTreeSet<_> = flow.waiting.values().map(|one| (one.queued, one.request.id)).collect();
+            assert_eq!(flow.by_age, by_age, "requests of tenant {tenant} by age");
+            let tokens: u64 = flow.waiting.values().map(|one| u64::from(one.request.prompt_tokens())).sum();
+            assert_eq!(flow.queued_tokens, tokens, "tokens that wait of tenant {tenant}");
+        }
+    }
+
+    fn get(&self, id: RequestId) -> Option<&Arc<Admitted>> {
+        let (tenant, place) = self.places.get(&id)?;
+        self.flows.get(tenant)?.waiting.get(place)
+    }
+
+    /// Changes a flow, and with it its place among those that are unserved.
+    fn change(&mut self, tenant: u64, change: impl FnOnce(&mut Flow)) {
+        let Some(flow) = self.flows.get_mut(&tenant) else { return };
+        let before = flow.unserved_since();
+        change(flow);
+        let after = flow.unserved_since();
+        if before != after {
+            if let Some(since) = before {
+                self.unserved.remove(&(since, tenant));
+            }
+            self.unserved.extend(after.map(|since| (since, tenant)));
+        }
+    }
+
     fn forget_idle(&mut self) {
         if self.flows.len() >= MAX_IDLE_FLOWS {
             self.flows.retain(|_, flow| !flow.waiting.is_empty() || flow.in_flight > 0);
         }
+    }
+}
+
+impl Flow {
+    /// None while nothing of it waits.
+    fn unserved_since(&self) -> Option<Nanos> {
+        let (queued, _) = self.by_age.first()?;
+        Some(self.last_sent.max(*queued))
     }
 }
 

@@ -35,7 +35,7 @@ pub struct PoolConfig {
     pub max_model_len: u32,
     /// How many requests beyond its limit in force a replica is given, so that it can start the next at once.
     pub look_ahead: u32,
-    /// A request that waits longer is sent next if a replica has room, whatever the policies say.
+    /// While a replica has room, a tenant of whom something waits is served after so long, whatever the policies say.
     pub starvation: Nanos,
     /// A request that waits longer, no replica having room for it, is ended.
     pub queue_timeout: Nanos,
@@ -214,6 +214,7 @@ impl Pool {
             let tokens: u64 = here().map(|in_flight| in_flight.admitted.tokens()).sum();
             assert_eq!(replica.in_flight_tokens, tokens, "tokens in flight on replica {index}");
         }
+        self.flows.assert_consistent();
         assert!(self.flows.len() <= self.config.max_queued_requests as usize, "the queue is over its bound");
         assert!(self.flows.queued_tokens() <= self.config.max_queued_tokens, "the queue is over its bound of tokens");
     }

@@ -1,8 +1,9 @@
 //! Who is served next, and where: admission says whose turn it is, routing ranks the replicas, and the host sees to it
 //! that nobody waits for ever and no replica stands idle.
 //!
-//! While a replica has room, a request that waits for longer than `starvation` is sent past the policies; where none
-//! has, one that waits for longer than `queue_timeout` is ended. Room comes first: what a replica can take is never ended.
+//! While a replica has room, no flow of which something waits goes unserved for longer than `starvation`. That is about
+//! flows: where many wait for long because much is asked, policies go on deciding who is next. A request that has waited
+//! for `queue_timeout` is ended, unless a replica has room for it just then.
 
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ impl Pool {
         match self.route(&admitted, now) {
             Ok(target) => {
                 self.granted.retain(|&other| other != tenant);
-                self.send(&admitted, target)
+                self.send(&admitted, target, now)
             }
             Err(until) => {
                 if granted.is_none() {
@@ -85,15 +86,18 @@ impl Pool {
     /// The request that a rule of the host sends now, whatever the policies say.
     fn overdue(&self, now: Nanos) -> Option<(Arc<Admitted>, &'static str)> {
         let oldest = self.flows.oldest()?;
+        let (since, starving) = self.flows.longest_unserved()?;
         let waited = now.saturating_sub(oldest.queued);
-        let rule = if waited > self.config.starvation.min(self.config.queue_timeout) {
-            STARVATION
+        let (admitted, rule) = if waited > self.config.queue_timeout {
+            (oldest, STARVATION)
+        } else if now.saturating_sub(since) > self.config.starvation {
+            (starving, STARVATION)
         } else if waited > self.config.work_conservation && self.in_flight.is_empty() {
-            WORK_CONSERVATION
+            (oldest, WORK_CONSERVATION)
         } else {
             return None;
         };
-        Some((Arc::clone(oldest), rule))
+        Some((Arc::clone(admitted), rule))
     }
 
     fn send_overdue(&mut self, admitted: &Arc<Admitted>, rule: &'static str, now: Nanos) -> Turn {
@@ -108,7 +112,7 @@ impl Pool {
                 routing::least_loaded(&self.replicas, |replica| replica.has_room(look_ahead))
             }
         };
-        target.map_or(Turn::Rest(None), |target| self.send(admitted, target))
+        target.map_or(Turn::Rest(None), |target| self.send(admitted, target, now))
     }
 
     /// Ends what has waited for too long, now that everything is sent that there is room for.
@@ -131,14 +135,17 @@ impl Pool {
     /// When a rule of the host applies next, as things stand.
     fn next_rule(&self) -> Option<Nanos> {
         let PoolConfig { starvation, queue_timeout, work_conservation, .. } = self.config;
-        let bound = match (self.has_room(), self.in_flight.is_empty()) {
-            (false, _) => queue_timeout,
-            (true, true) => work_conservation.min(starvation),
-            (true, false) => starvation,
-        };
+        let oldest = self.flows.oldest()?.queued;
+        let (unserved, _) = self.flows.longest_unserved()?;
+        let mut at = oldest.saturating_add(queue_timeout);
+        if self.has_room() {
+            at = at.min(unserved.saturating_add(starvation));
+            if self.in_flight.is_empty() {
+                at = at.min(oldest.saturating_add(work_conservation));
+            }
+        }
         // Strictly later than the bound.
-        let after = bound.min(queue_timeout).saturating_add(1);
-        self.flows.oldest().map(|oldest| oldest.queued.saturating_add(after))
+        Some(at.saturating_add(1))
     }
 
     /// The tenant to serve, or until when none is.
@@ -183,10 +190,10 @@ impl Pool {
         }
     }
 
-    fn send(&mut self, admitted: &Arc<Admitted>, target: usize) -> Turn {
+    fn send(&mut self, admitted: &Arc<Admitted>, target: usize, now: Nanos) -> Turn {
         let id = admitted.request.id;
         self.flows.remove(id);
-        self.flows.sent(admitted.request.tenant.0);
+        self.flows.sent(admitted.request.tenant.0, now);
         let replica = &mut self.replicas[target];
         replica.in_flight += 1;
         replica.in_flight_tokens += admitted.tokens();

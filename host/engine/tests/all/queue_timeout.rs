@@ -2,10 +2,10 @@
 //! is not.
 
 use sluice_core::view::EngineLimits;
-use sluice_core::{Clock, FailureKind, RequestId, Route, SECOND};
+use sluice_core::{Clock, FailureKind, NextFlow, RequestId, Route, SECOND};
 use sluice_engine::pool::PoolConfig;
 
-use crate::dispatch::routing;
+use crate::dispatch::{admission, routing};
 use crate::world::{Ask, LIMITS, World};
 
 /// One runs, and two are there to follow.
@@ -97,4 +97,29 @@ fn whoever_a_replica_has_room_for_is_served_however_late_it_is() {
     world.drain();
     world.assert_whole_answers();
     assert_eq!(world.tokens(held).len(), 3);
+}
+
+/// The longer a queue is, the more the policy is needed that says whose turn it is.
+#[test]
+fn a_long_queue_does_not_take_the_turns_away_from_the_policy() {
+    let mut world = World::new(1, 1, ONE);
+    admission(&mut world, |policy| {
+        policy.next = |view| Ok(NextFlow::Serve { tenant: *view.flows.tenant.iter().max().unwrap_or(&0) });
+    });
+    let ask = |tenant, n| Ask { tenant, ..Ask::new(prompt(n), 10) };
+    let greedy: Vec<_> = (0..20).map(|n| world.offer(ask(1, n))).collect();
+    world.run(4);
+    // As much comes as can be served, and most of the greedy tenant's requests have soon waited for ten seconds.
+    let mut polite = Vec::new();
+    for n in 20..40 {
+        world.clock.advance(SECOND);
+        polite.push(world.offer(ask(2, n)));
+        world.run(24);
+    }
+    let served = |asked: &[RequestId]| asked.iter().filter(|&&id| !world.tokens(id).is_empty()).count();
+    assert!(served(&polite) >= 17, "the other tenant was made to wait");
+    assert!(world.journal.count("starvation") <= 2, "whoever has no turn has one in ten seconds, and no more");
+    assert!(served(&greedy) > 0);
+    world.drain();
+    world.assert_whole_answers();
 }
