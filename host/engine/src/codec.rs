@@ -93,8 +93,9 @@ impl<T: Codec> Codec for Vec<T> {
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let count = u32::decode(input)?;
-        // A lying length must not allocate: every item takes at least a byte of what is really there.
-        let mut items = Self::with_capacity((count as usize).min(input.rest.len()));
+        // A lying length must not allocate more than is really there.
+        let room = input.rest.len() / size_of::<T>().max(1);
+        let mut items = Self::with_capacity((count as usize).min(room));
         for _ in 0..count {
             items.push(T::decode(input)?);
         }
