@@ -1,12 +1,13 @@
 //! Fits the text crate to what the edge needs of a model's text side.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use sluice_checkpoint::{GgufTokenizer, ModelFiles};
-use sluice_http::{Decoder, Message, ModelText, SamplingDefaults, TextError};
+use sluice_http::{Decoder, ModelText, SamplingDefaults, TextError};
 use sluice_text::TextError::Template;
 use sluice_text::{
     Answer, ChatMessage, ChatRequest, GgufVocabulary, TemplateError, Text, TextFiles, TokenizerError, TokenizerFile,
@@ -37,6 +38,7 @@ struct GenerationConfig {
     /// -1 is off, and so is 0.
     top_k: Option<i64>,
     min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
 }
 
 /// Everything that would keep a model from being served on the side of its text: `rows` has its embedding.
@@ -110,8 +112,16 @@ fn defaults(generation_config: Option<&[u8]>) -> Result<SamplingDefaults> {
         top_p: within("top_p", typed.top_p, 1.0)?.map_or(own.top_p, |part| part.max(f32::MIN_POSITIVE)),
         top_k,
         min_p: within("min_p", typed.min_p, 1.0)?.unwrap_or(own.min_p),
+        repetition_penalty: repetition_penalty(typed.repetition_penalty)?.unwrap_or(own.repetition_penalty),
         max_new_tokens: own.max_new_tokens,
     })
+}
+
+fn repetition_penalty(value: Option<f32>) -> Result<Option<f32>> {
+    match within("repetition_penalty", value, 2.0)? {
+        Some(0.0) => bail!("{GENERATION}: `repetition_penalty` is 0, expected a number above it"),
+        value => Ok(value),
+    }
 }
 
 /// The bounds are those of requests.
@@ -123,19 +133,27 @@ fn within(key: &str, value: Option<f32>, most: f32) -> Result<Option<f32>> {
 }
 
 impl ModelText for Served {
-    fn chat(&self, messages: &[Message], most: u32) -> Result<Vec<u32>, TextError> {
-        let message = |message: &Message| ChatMessage::new(&message.role, &message.content);
-        let request = ChatRequest::new(messages.iter().map(message).collect());
-        self.text.prompt_for_chat(&request, most, now()).map_err(refusal)
+    fn chat(&self, request: &ChatRequest, most: u32) -> Result<Vec<u32>, TextError> {
+        self.text.prompt_for_chat(request, most, now()).map_err(refusal)
     }
 
-    fn encode(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {
-        self.text.prompt_for_completion(text, most).map_err(refusal)
+    fn encode(&self, text: &str, from_start: bool, most: u32) -> Result<Vec<u32>, TextError> {
+        let tokens =
+            if from_start { self.text.prompt_for_completion(text, most) } else { self.text.tokens(text, most) };
+        tokens.map_err(refusal)
     }
 
-    fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError> {
+    fn decode(&self, tokens: &[u32]) -> String {
+        self.text.decode(tokens)
+    }
+
+    fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
+        self.text.token_bytes(token)
+    }
+
+    fn decoder(&self, stop: &[String], include_stop: bool) -> Result<Box<dyn Decoder>, TextError> {
         let answer = self.text.answer(stop).map_err(|error| TextError::Refused(error.to_string()))?;
-        Ok(Box::new(Decoding(answer)))
+        Ok(Box::new(Decoding(answer.including_stop(include_stop))))
     }
 
     fn vocabulary(&self) -> u32 {
@@ -179,8 +197,9 @@ mod tests {
     #[test]
     fn the_model_says_how_it_is_sampled() {
         let read = |json: &str| defaults(Some(json.as_bytes()));
-        let qwen = read(r#"{"temperature": 0.6, "top_k": 20, "eos_token_id": [1]}"#).unwrap();
-        assert_eq!((qwen.temperature, qwen.top_k, qwen.top_p), (0.6, 20, 0.95));
+        let qwen = r#"{"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.05, "eos_token_id": [1]}"#;
+        let qwen = read(qwen).unwrap();
+        assert_eq!((qwen.temperature, qwen.top_k, qwen.top_p, qwen.repetition_penalty), (0.6, 20, 0.95, 1.05));
         assert_eq!(defaults(None).unwrap(), SamplingDefaults::default());
         assert_eq!(read(r#"{"top_k": -1}"#).unwrap().top_k, 0);
         assert!(read(r#"{"temperature": "hot"}"#).is_err());
@@ -189,6 +208,8 @@ mod tests {
             (r#"{"top_p": -0.5}"#, "`top_p` is -0.5"),
             (r#"{"min_p": 3}"#, "`min_p` is 3"),
             (r#"{"top_k": -2}"#, "`top_k` is -2"),
+            (r#"{"repetition_penalty": 0}"#, "`repetition_penalty` is 0"),
+            (r#"{"repetition_penalty": 3}"#, "`repetition_penalty` is 3"),
         ] {
             assert!(read(json).unwrap_err().to_string().contains(part), "{json}");
         }

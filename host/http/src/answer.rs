@@ -1,11 +1,10 @@
-//! Follows one request's tokens to their end, as text; whoever drops it before has cancelled the request.
+//! Follows one choice's tokens to their end, as text; whoever drops it before has cancelled its request.
 
-use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use sluice_core::{EndOfStream, FinishReason, Nanos, RequestId, TokenEvent};
+use sluice_core::{EndOfStream, FinishReason, RequestId, SampledToken, ScoredToken, TokenEvent};
 use sluice_engine::handle::PoolHandle;
-use sluice_telemetry::Counted;
 
 use crate::channel::Receiver;
 use crate::error::ApiError;
@@ -13,20 +12,16 @@ use crate::live::LiveAnswer;
 use crate::text::Decoder;
 
 pub(crate) struct Answer {
-    pub(crate) asked: Asked,
-    pub(crate) receiver: Receiver,
-    pub(crate) decoder: Box<dyn Decoder>,
-    pub(crate) progress: Progress,
-    pub(crate) _live: LiveAnswer,
-    pub(crate) _counted: Counted,
-}
-
-/// The request that it answers.
-pub(crate) struct Asked {
     pub(crate) id: RequestId,
     pub(crate) pool: PoolHandle,
-    pub(crate) arrival: Nanos,
-    pub(crate) prompt_tokens: u32,
+    pub(crate) receiver: Receiver,
+    pub(crate) decoder: Box<dyn Decoder>,
+    /// The prompt, until it was shown, where it is to be shown.
+    pub(crate) echo: Option<Arc<str>>,
+    /// Nothing behind the prompt is shown.
+    pub(crate) silent: bool,
+    pub(crate) progress: Progress,
+    pub(crate) _live: LiveAnswer,
 }
 
 #[derive(Default)]
@@ -38,141 +33,147 @@ pub(crate) struct Progress {
     completion_tokens: u32,
     /// A stop string has matched; what still comes is surplus.
     stopped: bool,
-    ended: bool,
+    /// The last event has come.
+    over: bool,
+    ended: Option<Ended>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Usage {
-    pub(crate) prompt: u32,
-    pub(crate) completion: u32,
-    pub(crate) cached: u32,
+/// What an answer gives to whoever writes it, in order.
+pub(crate) enum Part<'a> {
+    /// The next tokens of the prompt, from its second on.
+    Scored(&'a [ScoredToken]),
+    /// What can be shown now, and the token that it came with; it is empty where the token's text is held back.
+    Text(&'a str, Option<&'a SampledToken>),
+    /// Why it ended, in clients' words.
+    End(&'static str),
 }
 
-/// How an answer ended: with a reason that clients know, or with an error.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Ending {
-    Finished { reason: &'static str, usage: Usage },
-    Failed(ApiError),
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ended {
+    pub(crate) reason: &'static str,
+    pub(crate) completion_tokens: u32,
+    /// Of the prompt.
+    pub(crate) cached_tokens: u32,
 }
 
 impl Answer {
-    /// Waits until it is decided whether the request gets an answer at all, while an error can still be a status.
-    pub(crate) async fn begin(&mut self) -> Result<(), ApiError> {
-        poll_fn(|cx| self.receiver.poll_events(cx, &mut self.progress.events)).await;
+    /// Whether something has come, or why it gets no answer at all.
+    pub(crate) fn begun(&mut self, cx: &mut Context<'_>) -> Result<bool, ApiError> {
+        if self.receive(cx).is_pending() {
+            return Ok(false);
+        }
         let error = match self.progress.events.first() {
             Some(TokenEvent::Rejected(rejection)) => Some(ApiError::from(rejection)),
-            Some(TokenEvent::End(end)) => self.error_of(end),
+            Some(TokenEvent::End(end)) => error_of(end),
             Some(TokenEvent::Token(_) | TokenEvent::Prompt(_)) | None => None,
         };
-        match error {
-            None => Ok(()),
-            Some(error) => {
-                self.ended(error.code());
-                Err(error)
-            }
-        }
+        self.progress.over |= error.is_some();
+        error.map_or(Ok(true), Err)
     }
 
-    /// Gives the text of every token that has come to `write`, which is empty where it is held back. `None` as long
-    /// as more will come.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, write: &mut dyn FnMut(&str)) -> Poll<Option<Ending>> {
-        if self.progress.events.is_empty() {
-            std::task::ready!(self.receiver.poll_events(cx, &mut self.progress.events));
-        }
+    /// Gives the parts of everything that has come to `write`.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, write: &mut dyn FnMut(Part<'_>)) -> Poll<Result<(), ApiError>> {
+        ready!(self.receive(cx));
         let mut events = std::mem::take(&mut self.progress.events);
-        let mut ending = None;
+        let mut taken = Ok(());
         for event in events.drain(..) {
-            match event {
-                TokenEvent::Token(sampled) => self.token(sampled.token, write),
-                TokenEvent::Prompt(_) => {}
-                TokenEvent::End(end) => ending = Some(self.end(&end, write)),
-                TokenEvent::Rejected(rejection) => ending = Some(self.fail((&rejection).into())),
-            }
+            let now = match event {
+                TokenEvent::Token(sampled) => {
+                    self.token(&sampled, write);
+                    Ok(())
+                }
+                TokenEvent::Prompt(scored) => {
+                    write(Part::Scored(&scored));
+                    Ok(())
+                }
+                TokenEvent::End(end) => self.end(&end, write),
+                TokenEvent::Rejected(rejection) => Err(ApiError::from(&rejection)),
+            };
+            self.progress.over |= now.is_err();
+            taken = taken.and(now);
         }
         // The list keeps its memory.
         self.progress.events = events;
-        Poll::Ready(ending)
+        Poll::Ready(taken)
     }
 
-    fn token(&mut self, token: u32, write: &mut dyn FnMut(&str)) {
-        let Progress { text, stopped, completion_tokens, .. } = &mut self.progress;
-        if *stopped {
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.progress.ended
+    }
+
+    pub(crate) fn completion_tokens(&self) -> u32 {
+        self.progress.completion_tokens
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.progress.events.is_empty() {
+            return self.receiver.poll_events(cx, &mut self.progress.events);
+        }
+        Poll::Ready(())
+    }
+
+    fn token(&mut self, sampled: &SampledToken, write: &mut dyn FnMut(Part<'_>)) {
+        self.show_prompt(write);
+        if self.silent || self.progress.stopped {
             return;
         }
+        let Progress { text, stopped, completion_tokens, .. } = &mut self.progress;
         *completion_tokens += 1;
         text.clear();
-        if self.decoder.push(token, text) {
+        if self.decoder.push(sampled.token, text) {
             *stopped = true;
             // If the engine has stopped, the end comes all the same.
-            let _stopped = self.asked.pool.finish(self.asked.id, FinishReason::Stop);
+            let _stopped = self.pool.finish(self.id, FinishReason::Stop);
         }
-        write(text);
+        write(Part::Text(text, Some(sampled)));
     }
 
-    fn end(&mut self, end: &EndOfStream, write: &mut dyn FnMut(&str)) -> Ending {
+    fn end(&mut self, end: &EndOfStream, write: &mut dyn FnMut(Part<'_>)) -> Result<(), ApiError> {
+        self.progress.over = true;
         let mut stopped = self.progress.stopped;
-        if let Some(error) = self.error_of(end).filter(|_| !stopped) {
-            return self.fail(error);
+        if let Some(error) = error_of(end).filter(|_| !stopped) {
+            return Err(error);
         }
+        self.show_prompt(write);
         let text = &mut self.progress.text;
         text.clear();
         if !stopped {
             stopped = self.decoder.finish(text);
             if !text.is_empty() {
-                write(text);
+                write(Part::Text(text, None));
             }
         }
-        let reason = if end.reason == FinishReason::Length && !stopped { "length" } else { "stop" };
-        self.ended(reason);
-        let usage = Usage {
-            prompt: self.asked.prompt_tokens,
-            completion: self.progress.completion_tokens,
-            cached: end.cached_tokens,
-        };
-        Ending::Finished { reason, usage }
+        let length = self.silent || (end.reason == FinishReason::Length && !stopped);
+        let reason = if length { "length" } else { "stop" };
+        let completion_tokens = self.progress.completion_tokens;
+        self.progress.ended = Some(Ended { reason, completion_tokens, cached_tokens: end.cached_tokens });
+        write(Part::End(reason));
+        Ok(())
     }
 
-    fn fail(&mut self, error: ApiError) -> Ending {
-        self.ended(error.code());
-        Ending::Failed(error)
-    }
-
-    fn error_of(&self, end: &EndOfStream) -> Option<ApiError> {
-        match end.reason {
-            FinishReason::Stop | FinishReason::Length => None,
-            FinishReason::Failed => {
-                let reason = end.failure.as_ref().map_or("for an unknown reason", |failure| failure.message.as_str());
-                Some(ApiError::failed(reason))
-            }
-            FinishReason::Cancelled => Some(ApiError::failed("it was cancelled, since it was not read fast enough")),
+    fn show_prompt(&mut self, write: &mut dyn FnMut(Part<'_>)) {
+        if let Some(prompt) = self.echo.take() {
+            write(Part::Text(&prompt, None));
         }
-    }
-
-    fn ended(&mut self, how: &str) {
-        self.progress.ended = true;
-        self.log("request finished", how);
-    }
-
-    fn log(&self, message: &str, how: &str) {
-        let asked = &self.asked;
-        let milliseconds = asked.pool.now().saturating_sub(asked.arrival) / sluice_core::MILLISECOND;
-        tracing::info!(
-            request = asked.id.0,
-            prompt_tokens = asked.prompt_tokens,
-            completion_tokens = self.progress.completion_tokens,
-            milliseconds,
-            how,
-            "{message}"
-        );
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if !self.progress.ended {
+        if !self.progress.over {
             // If the engine has stopped, there is nothing to free.
-            let _stopped = self.asked.pool.finish(self.asked.id, FinishReason::Cancelled);
-            self.log("request aborted", "the client left");
+            let _stopped = self.pool.finish(self.id, FinishReason::Cancelled);
         }
+    }
+}
+
+fn error_of(end: &EndOfStream) -> Option<ApiError> {
+    match end.reason {
+        FinishReason::Stop | FinishReason::Length => None,
+        FinishReason::Failed => Some(match &end.failure {
+            Some(failure) => ApiError::from(failure),
+            None => ApiError::failed("for an unknown reason"),
+        }),
+        FinishReason::Cancelled => Some(ApiError::failed("it was cancelled, since it was not read fast enough")),
     }
 }

@@ -35,6 +35,11 @@ impl Caller {
         Self::known_by(key.name().as_bytes(), key.weight(), Some(Arc::clone(key.name())))
     }
 
+    /// `None` where no key is asked for.
+    pub(crate) fn key_name(&self) -> Option<Arc<str>> {
+        self.name.clone()
+    }
+
     /// For whoever reads later who has done what.
     pub(crate) fn name(&self) -> &str {
         self.name.as_deref().unwrap_or("admin")

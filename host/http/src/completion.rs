@@ -1,79 +1,78 @@
 //! Reads the body of a plain completion.
 
-use serde_json::Value;
+use sluice_text::Json;
 
 use crate::error::ApiError;
-use crate::fields::{Fields, wrong};
+use crate::fields::{Fields, tokens, wrong};
+use crate::object::Endpoint;
 use crate::parameters::Parameters;
 use crate::prepare::{Ask, Prompt};
 
 const NAME: &str = "prompt";
 
-pub(crate) fn read(mut fields: Fields) -> Result<Ask, ApiError> {
-    let parameters = Parameters::read(&fields, &["max_tokens", "max_completion_tokens"])?;
+pub(crate) fn read(mut fields: Fields, max_prompts: usize) -> Result<Ask, ApiError> {
+    let parameters = Parameters::read(&fields, Endpoint::Completion)?;
     let prompt = fields.take(NAME).ok_or_else(|| ApiError::invalid(NAME, "`prompt` is missing"))?;
-    Ok(Ask { prompt: read_prompt(prompt)?, parameters })
+    Ok(Ask { prompts: read_prompts(prompt, max_prompts)?, parameters })
 }
 
-/// A text or a list of tokens, alone or as the only entry of a list.
-fn read_prompt(prompt: Value) -> Result<Prompt, ApiError> {
-    let mut list = match prompt {
-        Value::String(text) => return Ok(Prompt::Text(text)),
-        Value::Array(list) => list,
-        other => return Err(wrong(NAME, "a text or a list of tokens", &other)),
+/// A text or a list of tokens, or a list of these.
+fn read_prompts(prompt: Json, most: usize) -> Result<Vec<Prompt>, ApiError> {
+    let list = match prompt {
+        Json::List(list) if !matches!(list.first(), Some(Json::Number(_))) => list,
+        one => return Ok(vec![read_prompt(NAME, one)?]),
     };
-    if list.first().is_some_and(Value::is_number) {
-        return read_tokens(&list);
+    if list.is_empty() {
+        return Err(ApiError::invalid(NAME, "`prompt` is empty"));
     }
-    match (list.pop(), list.len()) {
-        (None, _) => Err(ApiError::invalid(NAME, "`prompt` is empty")),
-        (Some(Value::String(text)), 0) => Ok(Prompt::Text(text)),
-        (Some(Value::Array(tokens)), 0) => read_tokens(&tokens),
-        (Some(other), 0) => Err(wrong(NAME, "a text or a list of tokens", &other)),
-        (Some(_), _) => {
-            Err(ApiError::unsupported(NAME, "one prompt a request is supported yet: send the others on their own"))
-        }
+    if list.len() > most {
+        let message = format!("`prompt` has {} prompts; at most {most} are taken in one request", list.len());
+        return Err(ApiError::invalid(NAME, message));
     }
+    list.into_iter().enumerate().map(|(index, one)| read_prompt(&format!("{NAME}[{index}]"), one)).collect()
 }
 
-fn read_tokens(tokens: &[Value]) -> Result<Prompt, ApiError> {
-    let token = |value: &Value| {
-        let token = value.as_u64().and_then(|token| u32::try_from(token).ok());
-        token.ok_or_else(|| wrong(NAME, "a list of tokens", value))
-    };
-    Ok(Prompt::Tokens(tokens.iter().map(token).collect::<Result<_, _>>()?))
+fn read_prompt(name: &str, prompt: Json) -> Result<Prompt, ApiError> {
+    match prompt {
+        Json::Text(text) => Ok(Prompt::Text(text)),
+        Json::List(list) => Ok(Prompt::Tokens(tokens(name, &list)?)),
+        other => Err(wrong(name, "a text or a list of tokens", &other)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn prompt(json: &str) -> Result<Prompt, ApiError> {
-        Ok(read(Fields::parse(format!(r#"{{"prompt": {json}}}"#).as_bytes())?)?.prompt)
+    fn prompts(json: &str) -> Result<Vec<Prompt>, ApiError> {
+        Ok(read(Fields::parse(format!(r#"{{"prompt": {json}}}"#).as_bytes())?, 2)?.prompts)
     }
 
     #[test]
-    fn one_prompt_in_four_shapes() {
-        assert_eq!(prompt(r#""a""#), Ok(Prompt::Text("a".to_owned())));
-        assert_eq!(prompt(r#"["a"]"#), Ok(Prompt::Text("a".to_owned())));
-        assert_eq!(prompt("[1, 2]"), Ok(Prompt::Tokens(vec![1, 2])));
-        assert_eq!(prompt("[[1, 2]]"), Ok(Prompt::Tokens(vec![1, 2])));
+    fn prompts_come_in_four_shapes() {
+        let text = |text: &str| Prompt::Text(text.to_owned());
+        assert_eq!(prompts(r#""a""#), Ok(vec![text("a")]));
+        assert_eq!(prompts(r#"["a", "b"]"#), Ok(vec![text("a"), text("b")]));
+        assert_eq!(prompts("[1, 2]"), Ok(vec![Prompt::Tokens(vec![1, 2])]));
+        assert_eq!(prompts("[[1, 2], [3]]"), Ok(vec![Prompt::Tokens(vec![1, 2]), Prompt::Tokens(vec![3])]));
     }
 
     #[test]
-    fn everything_else_is_an_error() {
+    fn the_error_says_which_prompt() {
         let cases = [
-            ("null", "invalid_value"),
-            ("[]", "invalid_value"),
-            ("5", "invalid_value"),
-            ("[1, -2]", "invalid_value"),
-            (r#"[1, "a"]"#, "invalid_value"),
-            ("[{}]", "invalid_value"),
-            (r#"["a", "b"]"#, "unsupported_parameter"),
-            ("[[1], [2]]", "unsupported_parameter"),
+            ("null", "prompt"),
+            ("[]", "prompt"),
+            ("5", "prompt"),
+            ("[1, -2]", "prompt"),
+            (r#"[1, "a"]"#, "prompt"),
+            ("[{}]", "prompt[0]"),
+            (r#"["a", 5]"#, "prompt[1]"),
+            ("[[1], [4294967296]]", "prompt[1]"),
+            (r#"["a", "b", "c"]"#, "prompt"),
         ];
-        for (json, code) in cases {
-            assert_eq!(prompt(json).unwrap_err().code(), code, "{json}");
+        for (json, param) in cases {
+            let error = prompts(json).unwrap_err().json();
+            assert!(error.contains(&format!(r#""param":"{param}""#)), "{json}: {error}");
         }
     }
 }

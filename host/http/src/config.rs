@@ -13,6 +13,7 @@ pub struct EdgeConfig {
     pub model: ModelCard,
     pub defaults: SamplingDefaults,
     pub limits: EdgeLimits,
+    pub answers: AnswerLimits,
     /// Decides the seeds of requests that bring none, and makes ids differ from another process's.
     pub seed: u64,
 }
@@ -51,12 +52,40 @@ pub struct SamplingDefaults {
     pub top_p: f32,
     pub top_k: u32,
     pub min_p: f32,
+    pub repetition_penalty: f32,
     pub max_new_tokens: u32,
 }
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { temperature: 0.7, top_p: 0.95, top_k: 0, min_p: 0.0, max_new_tokens: 512 }
+        Self { temperature: 0.7, top_p: 0.95, top_k: 0, min_p: 0.0, repetition_penalty: 1.0, max_new_tokens: 512 }
+    }
+}
+
+/// Of the answers to one request. Times are from 1 ms to a year.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AnswerLimits {
+    /// From a request's arrival to its first token.
+    pub first_token: Duration,
+    /// From one token to the next.
+    pub stall: Duration,
+    /// From a request's arrival to the end of its answer.
+    pub total: Duration,
+    /// A stream that has had nothing to say for so long says that it is still there.
+    pub sign_of_life: Duration,
+    /// Prompts times answers to each.
+    pub choices: usize,
+}
+
+impl Default for AnswerLimits {
+    fn default() -> Self {
+        Self {
+            first_token: Duration::from_secs(300),
+            stall: Duration::from_secs(120),
+            total: Duration::from_secs(3600),
+            sign_of_life: Duration::from_secs(15),
+            choices: 128,
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use sluice_core::{Nanos, Rejection, SECOND};
+use sluice_core::{Failure, FailureKind, Nanos, Rejection, SECOND};
+use sluice_telemetry::Timeout;
 
 use crate::text::TextError;
 
@@ -58,6 +59,35 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", format!("the answer failed: {reason}"))
     }
 
+    /// The answer took too long; what of it is sent already, the client has.
+    pub(crate) fn timed_out(what: Timeout) -> Self {
+        let (code, message) = match what {
+            Timeout::Queue => ("queue_timeout", "the request waited in the queue for too long: try again"),
+            Timeout::FirstToken => ("first_token_timeout", "the answer did not begin in time: try again"),
+            Timeout::Stall => ("stall_timeout", "the answer stalled for too long: try again"),
+            _ => ("total_timeout", "the answer took too long: ask for less, or try again"),
+        };
+        Self::new(StatusCode::GATEWAY_TIMEOUT, code, message)
+    }
+
+    /// What took too long, if it was that.
+    pub(crate) fn timeout(&self) -> Option<Timeout> {
+        match self.code? {
+            "queue_timeout" => Some(Timeout::Queue),
+            "first_token_timeout" => Some(Timeout::FirstToken),
+            "stall_timeout" => Some(Timeout::Stall),
+            "total_timeout" => Some(Timeout::Total),
+            _ => None,
+        }
+    }
+
+    /// Of several prompts this one is to blame.
+    pub(crate) fn in_prompt(self, index: usize) -> Self {
+        let message = format!("prompt {index}: {}", self.message);
+        let param = if self.param.as_deref() == Some("prompt") { Some(format!("prompt[{index}]")) } else { self.param };
+        Self { message, param, ..self }
+    }
+
     pub(crate) fn of(self, param: impl Into<String>) -> Self {
         Self { param: Some(param.into()), ..self }
     }
@@ -95,6 +125,27 @@ impl From<&Rejection> for ApiError {
             Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_overloaded", &rejection.reason)
         };
         error.retry_after(rejection.retry_after)
+    }
+}
+
+impl From<&Failure> for ApiError {
+    fn from(failure: &Failure) -> Self {
+        let message = format!("the answer failed: {}", failure.message);
+        let (status, code) = match failure.kind {
+            FailureKind::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "queue_timeout"),
+            FailureKind::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+            FailureKind::ReplicaLost => (StatusCode::BAD_GATEWAY, "replica_lost"),
+            FailureKind::Poison => (StatusCode::INTERNAL_SERVER_ERROR, "request_poisoned"),
+            FailureKind::NotANumber => (StatusCode::INTERNAL_SERVER_ERROR, "not_a_number"),
+            FailureKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "engine_error"),
+        };
+        let error = Self::new(status, code, message);
+        match failure.retry_after {
+            Some(after) => error.retry_after(after),
+            // Clients are always told when to come back.
+            None if status == StatusCode::SERVICE_UNAVAILABLE => error.retry_after(SECOND),
+            None => error,
+        }
     }
 }
 
@@ -139,6 +190,41 @@ mod tests {
         assert_eq!(shown("/v1/näh"), "/v1/näh");
         assert_eq!(shown("/\u{1b}[2J\u{202e}"), r"/\u{1b}[2J\u{202e}");
         assert_eq!(shown(&"x".repeat(101)), "x".repeat(100) + "…");
+    }
+
+    #[test]
+    fn every_failure_has_a_code_and_busy_ones_say_when_to_come_back() {
+        for (kind, status, code, after) in [
+            (FailureKind::QueueTimeout, 503, "queue_timeout", Some(1)),
+            (FailureKind::Stopping, 503, "shutting_down", Some(1)),
+            (FailureKind::ReplicaLost, 502, "replica_lost", None),
+            (FailureKind::Poison, 500, "request_poisoned", None),
+            (FailureKind::NotANumber, 500, "not_a_number", None),
+            (FailureKind::Internal, 500, "engine_error", None),
+        ] {
+            let error = ApiError::from(&Failure::new(kind, "why"));
+            assert_eq!((error.status.as_u16(), error.code(), error.retry_after), (status, code, after));
+            assert!(error.json().contains("why"));
+        }
+        let failure = Failure { retry_after: Some(7 * SECOND), ..Failure::new(FailureKind::QueueTimeout, "") };
+        assert_eq!(ApiError::from(&failure).retry_after, Some(7));
+    }
+
+    #[test]
+    fn every_time_out_of_an_answer_is_known_by_its_code() {
+        for what in [Timeout::Queue, Timeout::FirstToken, Timeout::Stall, Timeout::Total] {
+            let error = ApiError::timed_out(what);
+            assert_eq!((error.timeout(), error.status), (Some(what), StatusCode::GATEWAY_TIMEOUT));
+            assert_eq!(error.code(), format!("{}_timeout", what.as_str()));
+        }
+        assert_eq!(ApiError::stopping().timeout(), None);
+    }
+
+    #[test]
+    fn of_several_prompts_one_is_named() {
+        let error = ApiError::invalid("prompt", "it is empty").in_prompt(3).json();
+        assert!(error.contains(r#""param":"prompt[3]""#) && error.contains("prompt 3: it is empty"), "{error}");
+        assert!(ApiError::invalid("min_tokens", "").in_prompt(3).json().contains(r#""param":"min_tokens""#));
     }
 
     #[test]

@@ -5,24 +5,33 @@ use std::sync::Arc;
 use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Body};
 use serde_json::{Value, json};
 use sluice_core::SECOND;
 
+use crate::body::{self, Received};
 use crate::caller::Caller;
+use crate::chunks::Chunks;
 use crate::edge::Edge;
 use crate::error::ApiError;
 use crate::gate::{Gate, Need};
 use crate::key::Scope;
-use crate::object::{Chunks, Endpoint};
+use crate::object::Endpoint;
+use crate::offer::{Asker, Offered};
+use crate::prepare::prepare;
+use crate::request_id::{RequestName, name_request};
 use crate::routes::{HeadLimits, Route, router};
-use crate::{body, stream, whole};
+use crate::tokenize::{detokenize, tokenize};
+use crate::{stream, whole};
 
 pub fn openai_router(edge: Arc<Edge>, gate: Gate) -> Router {
     let head = HeadLimits::of(&edge.config.limits);
-    router(routes(), gate, head).with_state(edge)
+    // Outermost: what is refused at the gate has a name too.
+    let named = from_fn_with_state(Arc::clone(&edge), name_request);
+    router(routes(), gate, head).layer(named).with_state(edge)
 }
 
 pub(crate) fn routes() -> Vec<Route<Arc<Edge>>> {
@@ -31,6 +40,8 @@ pub(crate) fn routes() -> Vec<Route<Arc<Edge>>> {
     vec![
         Route::new("/v1/chat/completions", INFERENCE, post(chat_completions)),
         Route::new("/v1/completions", INFERENCE, post(completions)),
+        Route::new("/tokenize", INFERENCE, post(tokens)),
+        Route::new("/detokenize", INFERENCE, post(untokens)),
         Route::new("/v1/models", INFERENCE, get(models)),
         Route::new("/v1/models/{*id}", INFERENCE, get(model)),
         Route::new("/health", Need::AnyKey, get(|| async { Json(json!({"status": "ok"})) })),
@@ -43,40 +54,59 @@ pub(crate) fn routes() -> Vec<Route<Arc<Edge>>> {
 async fn chat_completions(
     State(edge): State<Arc<Edge>>,
     Extension(caller): Extension<Caller>,
+    Extension(name): Extension<RequestName>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    generate(edge, Endpoint::Chat, &caller, &headers, body).await
+    generate(edge, Endpoint::Chat, Asker { caller, name }, &headers, body).await
 }
 
 async fn completions(
     State(edge): State<Arc<Edge>>,
     Extension(caller): Extension<Caller>,
+    Extension(name): Extension<RequestName>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    generate(edge, Endpoint::Completion, &caller, &headers, body).await
+    generate(edge, Endpoint::Completion, Asker { caller, name }, &headers, body).await
 }
 
 async fn generate(
     edge: Arc<Edge>,
     endpoint: Endpoint,
-    caller: &Caller,
+    asker: Asker,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let body = read(&edge, headers, body).await?;
+    let salt = asker.caller.salt.clone();
+    let work = move |edge: &Edge, body: &[u8]| prepare(edge.parts.text.as_ref(), &edge.config, endpoint, body, &salt);
+    let prepared = edge.work(body, work).await?;
+    let (streaming, include_usage) = (prepared.parameters.stream, prepared.parameters.include_usage);
+    let Offered { answers, header, logprobs } = edge.offer(endpoint, asker, prepared).await?;
+    if streaming {
+        return Ok(stream::response(answers, Chunks::new(header, include_usage, logprobs)));
+    }
+    whole::response(answers, &header, logprobs).await
+}
+
+async fn tokens(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Body) -> Result<Json<Value>, ApiError> {
+    let body = read(&edge, &headers, body).await?;
+    edge.work(body, |edge, body| tokenize(edge.parts.text.as_ref(), &edge.config, body)).await.map(Json)
+}
+
+async fn untokens(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Body) -> Result<Json<Value>, ApiError> {
+    let body = read(&edge, &headers, body).await?;
+    edge.work(body, |edge, body| detokenize(edge.parts.text.as_ref(), &edge.config, body)).await.map(Json)
+}
+
+async fn read(edge: &Edge, headers: &HeaderMap, body: Body) -> Result<Received, ApiError> {
     body::expect_type(headers, "application/json")?;
     let body = edge.bodies.read(body).await?;
     if edge.is_draining() {
         return Err(ApiError::stopping());
     }
-    let prepared = edge.prepare(endpoint, body, caller).await?;
-    let (streaming, include_usage) = (prepared.parameters.stream, prepared.parameters.include_usage);
-    let (answer, header) = edge.offer(endpoint, caller, prepared).await?;
-    if streaming {
-        return Ok(stream::response(answer, Chunks::new(header, include_usage)));
-    }
-    whole::response(answer, &header).await
+    Ok(body)
 }
 
 async fn models(State(edge): State<Arc<Edge>>) -> Json<Value> {
@@ -104,6 +134,7 @@ async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, ApiError> {
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
+/// The card that vLLM's clients know.
 fn card(edge: &Edge) -> Value {
     let model = &edge.config.model;
     json!({
@@ -111,6 +142,22 @@ fn card(edge: &Edge) -> Value {
         "object": "model",
         "created": model.created_unix,
         "owned_by": "sluice",
+        "root": model.name,
+        "parent": null,
         "max_model_len": model.max_model_len,
+        "permission": [{
+            "id": format!("modelperm-{:016x}", edge.config.seed),
+            "object": "model_permission",
+            "created": model.created_unix,
+            "allow_create_engine": false,
+            "allow_sampling": true,
+            "allow_logprobs": true,
+            "allow_search_indices": false,
+            "allow_view": true,
+            "allow_fine_tuning": false,
+            "organization": "*",
+            "group": null,
+            "is_blocking": false,
+        }],
     })
 }

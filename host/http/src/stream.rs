@@ -1,4 +1,4 @@
-//! An answer as server-sent events: the body that the connection itself drives, with no task or queue of its own.
+//! Answers as server-sent events: the body that the connection itself drives, with no task or queue of its own.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,11 +10,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use hyper::body::Frame;
 
-use crate::answer::{Answer, Ending};
-use crate::object::Chunks;
+use crate::answers::{Answers, Step};
+use crate::chunks::Chunks;
 
 struct Events {
-    answer: Answer,
+    answers: Answers,
     chunks: Chunks,
     /// Reused once the connection has written what was split off.
     out: BytesMut,
@@ -24,8 +24,8 @@ struct Events {
 /// Room for the chunks of a few tokens; grows with the stream's burst and then stays.
 const BUFFER: usize = 4096;
 
-pub(crate) fn response(answer: Answer, chunks: Chunks) -> Response {
-    let events = Events { answer, chunks, out: BytesMut::with_capacity(BUFFER), ended: false };
+pub(crate) fn response(answers: Answers, chunks: Chunks) -> Response {
+    let events = Events { answers, chunks, out: BytesMut::with_capacity(BUFFER), ended: false };
     let headers = [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
     (headers, Body::new(events)).into_response()
 }
@@ -38,15 +38,16 @@ impl HttpBody for Events {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         while !this.ended {
-            let Self { answer, chunks, out, ended } = &mut *this;
-            let ending = ready!(answer.poll(cx, &mut |text| chunks.token(out, text)));
-            *ended = ending.is_some();
-            match ending {
-                Some(Ending::Finished { reason, usage }) => chunks.finish(out, reason, usage),
-                Some(Ending::Failed(error)) => chunks.error(out, &error.json()),
+            let Self { answers, chunks, out, ended } = &mut *this;
+            let step = ready!(answers.poll(cx, &mut |choice, part| chunks.part(out, choice, &part)));
+            *ended = matches!(step, Step::Finished(_) | Step::Failed(_));
+            match step {
+                Step::Finished(usage) => chunks.finish(out, usage),
+                Step::Failed(error) => chunks.error(out, &error.json()),
+                Step::Quiet => chunks.sign_of_life(out),
                 // All that came is still held back.
-                None if out.is_empty() => continue,
-                None => {}
+                Step::Some if out.is_empty() => continue,
+                Step::Some => {}
             }
             return Poll::Ready(Some(Ok(Frame::data(this.out.split().freeze()))));
         }

@@ -1,13 +1,9 @@
 //! What the edge needs of a model's text side.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-/// One message of a chat, its content already joined to one text.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Message {
-    pub role: String,
-    pub content: String,
-}
+use sluice_text::ChatRequest;
 
 /// Why a prompt is not rendered or tokenised; shown to the client.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -25,14 +21,20 @@ pub enum TextError {
 /// Shared by all requests; called on async threads for short prompts and on blocking ones for long ones. Tokenising is
 /// slow: where a text's length shows that it cannot be `most` tokens or fewer, it is refused before.
 pub trait ModelText: Send + Sync {
-    /// The tokens of a chat, up to where the assistant begins to speak.
-    fn chat(&self, messages: &[Message], most: u32) -> Result<Vec<u32>, TextError>;
+    /// The tokens of a chat, as the model's template renders it.
+    fn chat(&self, request: &ChatRequest, most: u32) -> Result<Vec<u32>, TextError>;
 
-    /// The tokens of a plain text.
-    fn encode(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError>;
+    /// The tokens of a plain text; `from_start` with those, if any, that the model wants at the very beginning.
+    fn encode(&self, text: &str, from_start: bool, most: u32) -> Result<Vec<u32>, TextError>;
 
-    /// One per answer.
-    fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError>;
+    /// The text of these tokens, without special ones.
+    fn decode(&self, tokens: &[u32]) -> String;
+
+    /// What one token stands for: a special one its name, another one perhaps only part of a character.
+    fn token_bytes(&self, token: u32) -> Cow<'_, [u8]>;
+
+    /// One per answer; `include_stop` shows the stop string that ends it.
+    fn decoder(&self, stop: &[String], include_stop: bool) -> Result<Box<dyn Decoder>, TextError>;
 
     /// Every token is below it.
     fn vocabulary(&self) -> u32;

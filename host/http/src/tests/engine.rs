@@ -1,4 +1,4 @@
-//! A model whose tokens are characters, and an engine whose every answer the test gives by hand.
+//! An engine whose every answer the test gives by hand, behind the routers on a real socket.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,16 +16,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::config::{EdgeConfig, EdgeLimits, ModelCard, SamplingDefaults};
+use crate::config::{AnswerLimits, EdgeConfig, EdgeLimits, ModelCard, SamplingDefaults};
 use crate::edge::{Edge, EdgeParts};
 use crate::gate::Gate;
 use crate::openai::openai_router;
 use crate::serve::{Connections, Phase, serve};
-use crate::text::{Decoder, Message, ModelText, TextError};
+use crate::tests::characters::Characters;
 use crate::tls::Tls;
-
-/// One token per character, which is its code point.
-pub(super) struct Characters;
 
 /// A clock that no test looks at.
 struct Still;
@@ -33,58 +30,6 @@ struct Still;
 impl Clock for Still {
     fn now(&self) -> Nanos {
         0
-    }
-}
-
-struct CharacterDecoder {
-    stop: Vec<String>,
-    text: String,
-}
-
-impl ModelText for Characters {
-    fn chat(&self, messages: &[Message], most: u32) -> Result<Vec<u32>, TextError> {
-        if messages[0].role == "assistant" {
-            return Err(TextError::Refused("a chat begins with the user".to_owned()));
-        }
-        self.encode(&messages.iter().map(|message| message.content.as_str()).collect::<String>(), most)
-    }
-
-    fn encode(&self, text: &str, most: u32) -> Result<Vec<u32>, TextError> {
-        if text.len() > 4 * most as usize {
-            return Err(TextError::TooLong);
-        }
-        Ok(text.chars().map(u32::from).collect())
-    }
-
-    fn decoder(&self, stop: &[String]) -> Result<Box<dyn Decoder>, TextError> {
-        Ok(Box::new(CharacterDecoder { stop: stop.to_vec(), text: String::new() }))
-    }
-
-    fn vocabulary(&self) -> u32 {
-        0x11_0000
-    }
-
-    fn stop_tokens(&self) -> Arc<[u32]> {
-        Arc::new([0])
-    }
-}
-
-/// Shows a character at once, but for `~`, which it holds back until the next one or the end.
-impl Decoder for CharacterDecoder {
-    fn push(&mut self, token: u32, text: &mut String) -> bool {
-        self.text.push(char::from_u32(token).unwrap());
-        if self.stop.iter().any(|stop| self.text.ends_with(stop.as_str())) {
-            return true;
-        }
-        if !self.text.ends_with('~') {
-            text.push_str(&std::mem::take(&mut self.text));
-        }
-        false
-    }
-
-    fn finish(&mut self, text: &mut String) -> bool {
-        text.push_str(&self.text);
-        false
     }
 }
 
@@ -97,7 +42,7 @@ pub(super) struct Server {
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) fn config() -> EdgeConfig {
+pub(crate) fn config() -> EdgeConfig {
     EdgeConfig {
         model: ModelCard {
             name: "org/tiny".to_owned(),
@@ -109,6 +54,7 @@ pub(super) fn config() -> EdgeConfig {
         },
         defaults: SamplingDefaults::default(),
         limits: EdgeLimits { body_bytes: 10_000, body_time: Duration::from_millis(500), ..EdgeLimits::default() },
+        answers: AnswerLimits::default(),
         seed: 0xabc,
     }
 }

@@ -29,7 +29,11 @@ async fn the_table_of_errors() {
         (chat("{}"), 400, "invalid_value"),
         (chat(&with(r#""model":"gpt-4""#)), 404, "model_not_found"),
         (chat(&with(r#""model":5"#)), 400, "invalid_value"),
-        (chat(&with(r#""n":2"#)), 400, "unsupported_parameter"),
+        (chat(&with(r#""n":17"#)), 400, "invalid_value"),
+        (chat(&with(r#""response_format":{"type":"json_object"}"#)), 400, "unsupported_parameter"),
+        (chat(&with(r#""logit_bias":{"1114112":1}"#)), 400, "invalid_value"),
+        (post("/tokenize", JSON, "{}"), 400, "invalid_value"),
+        (get("/detokenize"), 405, "method_not_allowed"),
         (chat(&with(r#""max_tokens":99"#)), 400, "context_length_exceeded"),
         (chat(&with(r#""max_tokens":1,"min_tokens":2"#)), 400, "invalid_value"),
         (chat(&long), 400, "context_length_exceeded"),
@@ -40,6 +44,13 @@ async fn the_table_of_errors() {
         (chat(r#"{"messages":[{"role":"assistant","content":"hi"}]}"#), 400, "invalid_prompt"),
         (post("/v1/completions", JSON, r#"{"prompt":[2000000]}"#), 400, "invalid_value"),
         (post("/v1/completions", JSON, r#"{"prompt":[]}"#), 400, "invalid_value"),
+        (
+            post("/v1/completions", JSON, r#"{"prompt":["a","b","c","d","e","f","g","h","i"],"n":16}"#),
+            400,
+            "invalid_value",
+        ),
+        (post("/v1/completions", JSON, r#"{"prompt":["a",[]]}"#), 400, "invalid_value"),
+        (post("/v1/completions", JSON, r#"{"prompt":"a","suffix":"b"}"#), 400, "unsupported_parameter"),
     ];
     for (request, status, code) in cases {
         let reply = send(server.address, &request).await;

@@ -2,9 +2,10 @@
 
 mod admin;
 mod answers;
+pub(crate) mod characters;
 mod client;
 mod drain;
-mod engine;
+pub(crate) mod engine;
 mod errors;
 mod keys;
 mod load;
