@@ -23,6 +23,13 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
+    /// What the events of a stream say, but for the end.
+    pub(super) fn events(&self) -> Vec<Value> {
+        let events = self.body.strip_suffix("data: [DONE]\n\n").unwrap_or_else(|| panic!("no end: {}", self.body));
+        let data = events.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
+        data.map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()).collect()
+    }
+
     /// The code of the error, whose envelope must be whole.
     pub(super) fn code(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.head);

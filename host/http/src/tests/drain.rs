@@ -40,6 +40,17 @@ async fn answers_in_progress_end_and_new_ones_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_still_waits_at_the_deadline_is_sent_elsewhere() {
+    let mut server = Server::start().await;
+    let client = connect(server.address, &chat(BODY)).await;
+    let _waiting = server.offered().await;
+    server.edge.drain(Duration::from_millis(50)).await;
+    let reply = rest(client).await;
+    assert_eq!((reply.status, reply.code().as_str()), (503, "shutting_down"));
+    assert!(reply.header("retry-after").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_deadline_ends_what_is_left_with_an_error_event() {
     let mut server = Server::start().await;
     let client = connect(server.address, &chat(BODY)).await;

@@ -64,10 +64,18 @@ impl Server {
         Self::behind(config().limits, Gate::open(), None).await
     }
 
+    pub(super) async fn hurried(answers: AnswerLimits) -> Self {
+        Self::of(EdgeConfig { answers, ..config() }, Gate::open(), None).await
+    }
+
     pub(super) async fn behind(limits: EdgeLimits, gate: Gate, tls: Option<Tls>) -> Self {
+        Self::of(EdgeConfig { limits, ..config() }, gate, tls).await
+    }
+
+    async fn of(config: EdgeConfig, gate: Gate, tls: Option<Tls>) -> Self {
         let (sender, commands) = mpsc::unbounded_channel();
         let pool = PoolHandle::new(Arc::new(move |command| sender.send(command).map_err(|_| Stopped)), Arc::new(|| 0));
-        let (address, edge, phase) = listen(EdgeConfig { limits, ..config() }, pool, gate, tls).await;
+        let (address, edge, phase) = listen(config, pool, gate, tls).await;
         Self { address, edge, phase, commands }
     }
 
@@ -88,6 +96,14 @@ impl Server {
             PoolCommand::Finish(_, reason) => reason,
             PoolCommand::Offer(request) => panic!("{request:?} offered instead of a finish"),
         }
+    }
+
+    pub(super) async fn offered_all(&mut self, count: usize) -> Vec<Request> {
+        let mut requests = Vec::new();
+        while requests.len() < count {
+            requests.push(self.offered().await);
+        }
+        requests
     }
 
     /// True if the edge asked nothing more of the engine.

@@ -1,0 +1,77 @@
+//! Answers that take too long: each way has its code, is counted, and frees what the engine held.
+
+use std::time::Duration;
+
+use sluice_core::FinishReason;
+
+use super::client::{chat, connect, get, rest, send};
+use super::engine::{Server, end, say};
+use crate::config::AnswerLimits;
+
+const SOON: Duration = Duration::from_millis(100);
+const BODY: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+const STREAM: &str = r#"{"messages":[{"role":"user","content":"hi"}],"stream":true}"#;
+
+async fn counted(server: &Server, kind: &str) -> bool {
+    let metrics = send(server.address, &get("/metrics")).await.body;
+    metrics.contains(&format!(r#"sluice_timeouts_total{{kind="{kind}"}} 2"#))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_begin_is_a_status() {
+    let mut server = Server::hurried(AnswerLimits { first_token: SOON, ..AnswerLimits::default() }).await;
+    for body in [BODY, STREAM] {
+        let client = connect(server.address, &chat(body)).await;
+        let _request = server.offered().await;
+        let reply = rest(client).await;
+        assert_eq!((reply.status, reply.code().as_str()), (504, "first_token_timeout"));
+        assert_eq!(server.finished().await, FinishReason::Cancelled);
+    }
+    assert!(counted(&server, "first_token").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_stalls_or_goes_on_for_too_long_ends() {
+    let stalls = AnswerLimits { stall: SOON, ..AnswerLimits::default() };
+    let lasts = AnswerLimits { total: SOON, ..AnswerLimits::default() };
+    for (limits, kind) in [(stalls, "stall"), (lasts, "total")] {
+        let mut server = Server::hurried(limits).await;
+        for body in [BODY, STREAM] {
+            let client = connect(server.address, &chat(body)).await;
+            let request = server.offered().await;
+            say(&request, "a").unwrap();
+            let reply = rest(client).await;
+            let code = format!("{kind}_timeout");
+            if body == BODY {
+                assert_eq!((reply.status, reply.code()), (504, code));
+            } else {
+                assert_eq!(reply.status, 200);
+                assert_eq!(reply.events().last().unwrap()["error"]["code"], code);
+            }
+            assert_eq!(server.finished().await, FinishReason::Cancelled);
+        }
+        assert!(counted(&server, kind).await, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_says_that_it_is_there() {
+    use tokio::io::AsyncReadExt;
+
+    let limits = AnswerLimits { sign_of_life: Duration::from_millis(20), ..AnswerLimits::default() };
+    let mut server = Server::hurried(limits).await;
+    let mut client = connect(server.address, &chat(STREAM)).await;
+    let request = server.offered().await;
+    say(&request, "a").unwrap();
+    let mut seen = Vec::new();
+    while String::from_utf8_lossy(&seen).matches(": keep-alive\n\n").count() < 2 {
+        assert!(client.read_buf(&mut seen).await.unwrap() > 0);
+    }
+    // Not before the first token, with which the status is decided.
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.find("data: ").unwrap() < seen.find(": keep-alive").unwrap());
+    end(&request, FinishReason::Stop, None);
+    let mut left = String::new();
+    client.read_to_string(&mut left).await.unwrap();
+    assert!(left.contains("data: [DONE]\n\n"));
+}
