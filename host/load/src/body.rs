@@ -49,6 +49,16 @@ impl BodyTemplate {
         json!({ "model": self.model, field: value })
     }
 
+    /// Whether the answer is bounded by the `max_tokens` of the plan alone.
+    pub(crate) fn bounds_answer(&self) -> bool {
+        !["max_tokens", "max_completion_tokens", "n", "best_of"].iter().any(|field| self.extra.contains_key(*field))
+    }
+
+    /// Whether the prompt that is counted is the one of the plan.
+    pub(crate) fn sends_prompt_as_it_is(&self) -> bool {
+        !["prompt", "messages", "truncate_prompt_tokens"].iter().any(|field| self.extra.contains_key(*field))
+    }
+
     fn prompt(&self, prompt: Prompt) -> (&'static str, Value) {
         match (self.endpoint, prompt) {
             (_, Prompt::Messages(messages)) => ("messages", messages),

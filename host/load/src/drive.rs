@@ -7,8 +7,9 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::Connect;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::timeout_at;
 
+use crate::alarm::wake_at;
 use crate::answer::Origin;
 use crate::caller::Caller;
 use crate::exchange::{Manner, exchange};
@@ -106,7 +107,7 @@ where
     async fn turn(&self, at: Option<Duration>) -> Option<Turn> {
         match at {
             Some(planned) => {
-                sleep_until(self.origin.at(planned)).await;
+                wake_at(self.origin.at(planned)).await;
                 let place = Arc::clone(&self.outstanding).acquire_owned().await.ok()?;
                 Some(Turn { planned, place })
             }

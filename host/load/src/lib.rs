@@ -1,9 +1,11 @@
 //! A load generator for any server with OpenAI's API. It knows no other crate here: what it measures is what any client
 //! would see.
 //!
-//! The way of one run: [`BenchArguments`] become a [`plan`], the plan's requests are sent by [`drive`] when they are due,
-//! [`exchange`] measures each, and [`report`] says what came of it. All times are tokio's, so that a test can hold them.
+//! The way of one run: [`BenchArguments`] become a `plan`; `drive` sends the plan's requests when they are due;
+//! `exchange` measures each; `report` says what came of it, and this crate's README what that means. All times are tokio's,
+//! so that a test can hold them.
 
+mod alarm;
 mod answer;
 mod arguments;
 mod arrivals;

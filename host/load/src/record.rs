@@ -14,8 +14,8 @@ pub(crate) struct Asked {
     pub(crate) input_tokens: Option<u32>,
     /// Where the prompt is token ids, which nobody can count otherwise.
     pub(crate) exact_input_tokens: Option<u32>,
-    /// The most that may come back: `max_tokens`.
-    pub(crate) output_tokens: u32,
+    /// `max_tokens`: the most that may come back. None where `--extra-body` says otherwise.
+    pub(crate) output_tokens: Option<u32>,
 }
 
 /// Times are since the load began.
@@ -112,7 +112,7 @@ pub(crate) struct Row {
     input_tokens_asked: Option<u32>,
     input_tokens: Option<u64>,
     cached_tokens: Option<u64>,
-    max_tokens: u32,
+    max_tokens: Option<u32>,
     output_tokens: u64,
     error: Option<String>,
     error_message: Option<String>,

@@ -34,8 +34,8 @@ impl Usage {
         if let Some(total) = total_tokens.filter(|total| *total != sum) {
             return Some(format!("total_tokens {total} is not {prompt_tokens} + {completion_tokens}"));
         }
-        if completion_tokens > u64::from(asked.output_tokens) {
-            return Some(format!("completion_tokens {completion_tokens} is over max_tokens {}", asked.output_tokens));
+        if let Some(most) = asked.output_tokens.filter(|most| completion_tokens > u64::from(*most)) {
+            return Some(format!("completion_tokens {completion_tokens} is over max_tokens {most}"));
         }
         if completion_tokens == 0 && output {
             return Some("completion_tokens is 0, and the answer has output".to_owned());
@@ -55,8 +55,9 @@ mod tests {
 
     #[test]
     fn only_what_cannot_be_is_a_contradiction() {
-        let asked = Asked { input_tokens: Some(10), exact_input_tokens: Some(10), output_tokens: 5 };
+        let asked = Asked { input_tokens: Some(10), exact_input_tokens: Some(10), output_tokens: Some(5) };
         let text = Asked { exact_input_tokens: None, ..asked };
+        let unbounded = Asked { output_tokens: None, ..asked };
         let usage = |prompt_tokens, completion_tokens, total_tokens| Usage {
             prompt_tokens,
             completion_tokens,
@@ -68,6 +69,7 @@ mod tests {
             (usage(10, 5, None), asked, true, None),
             (usage(11, 5, Some(16)), text, true, None),
             (usage(10, 0, Some(10)), asked, false, None),
+            (usage(10, 6, Some(16)), unbounded, true, None),
             (usage(11, 5, Some(16)), asked, true, Some("prompt_tokens 11 for a prompt of 10 token ids")),
             (usage(10, 6, Some(16)), asked, true, Some("completion_tokens 6 is over max_tokens 5")),
             (usage(10, 5, Some(16)), asked, true, Some("total_tokens 16 is not 10 + 5")),

@@ -5,12 +5,14 @@ use crate::prompt::Material;
 use crate::quantiles::Quantiles;
 use crate::record::{Record, milliseconds};
 use crate::report::Report;
-use crate::totals::{Measured, OutputCount};
+use crate::totals::{Measured, OutputCount, Totals};
 
 /// Of the generator's own delay.
 const LATE_MS: f64 = 10.0;
 /// Of a length that a server counted, from the one that was asked for.
 const FAR: f64 = 0.05;
+/// Of prompts that should have nothing in common: short words fall together by chance.
+const FEW: f64 = 0.02;
 
 pub(crate) fn warnings(report: &Report<'_>, measured: &Measured<'_>, stopped: bool) -> Vec<String> {
     let findings = [
@@ -23,6 +25,7 @@ pub(crate) fn warnings(report: &Report<'_>, measured: &Measured<'_>, stopped: bo
         short_answers(report),
         prompt_lengths(report),
         too_long(report, measured),
+        cached(report),
     ];
     findings.into_iter().flatten().collect()
 }
@@ -95,12 +98,25 @@ fn too_long(report: &Report<'_>, measured: &Measured<'_>) -> Option<String> {
     })
 }
 
+fn cached(report: &Report<'_>) -> Option<String> {
+    let Totals { cached_tokens, input_tokens, .. } = report.totals;
+    let share = cached_tokens as f64 / input_tokens.max(1) as f64;
+    let unforeseen = report.prompts.is_some() && report.configuration.prompts.prefix_len == 0 && share > FEW;
+    unforeseen.then(|| {
+        format!(
+            "{:.0} % of the prompts' tokens were in the server's cache, though they share nothing: it may have seen this \
+             seed before, and another --seed makes other prompts",
+            share * 100.0
+        )
+    })
+}
+
 /// The most tokens that a prompt and its answer may have together.
 fn longest(measured: &Measured<'_>) -> Option<u64> {
     let length = |record: &Record| {
         let input = record.answer.usage.map(|usage| usage.prompt_tokens);
         let input = input.or(record.asked.input_tokens.map(u64::from))?;
-        Some(input + u64::from(record.asked.output_tokens))
+        Some(input + u64::from(record.asked.output_tokens?))
     };
     measured.records.iter().filter_map(length).max()
 }

@@ -91,12 +91,15 @@ impl Workload {
                 (read.prompt.clone(), None, read.output_tokens.or(recorded).unwrap_or(output))
             }
         };
-        let exact_input_tokens = match &prompt {
+        let ids = match &prompt {
             Prompt::Ids(ids) => Some(ids.len() as u32),
             Prompt::Text(_) | Prompt::Messages(_) => None,
         };
-        let asked =
-            Asked { input_tokens: input_tokens.or(exact_input_tokens), exact_input_tokens, output_tokens: output };
+        let asked = Asked {
+            input_tokens: input_tokens.or(ids),
+            exact_input_tokens: ids.filter(|_| self.template.sends_prompt_as_it_is()),
+            output_tokens: Some(output).filter(|_| self.template.bounds_answer()),
+        };
         PlannedRequest { index, at: slot.at, body: self.template.bytes(prompt, output).into(), asked }
     }
 }

@@ -179,11 +179,13 @@ pub(super) struct Stream {
     pub(super) chunks: usize,
     pub(super) tokens_per_chunk: usize,
     pub(super) usage: bool,
+    /// Of each prompt.
+    pub(super) cached: usize,
 }
 
 impl Stream {
     pub(super) fn of(first: u64, gap: u64, chunks: usize) -> Self {
-        Self { first, gap, chunks, tokens_per_chunk: 1, usage: true }
+        Self { first, gap, chunks, tokens_per_chunk: 1, usage: true, cached: 0 }
     }
 
     /// The head and the chunks with output.
@@ -203,7 +205,7 @@ impl Stream {
         if self.usage {
             let (prompt, completion) = (tokens(body), self.chunks * self.tokens_per_chunk);
             let usage = json!({ "prompt_tokens": prompt, "completion_tokens": completion,
-                "total_tokens": prompt + completion, "prompt_tokens_details": { "cached_tokens": 3 } });
+                "total_tokens": prompt + completion, "prompt_tokens_details": { "cached_tokens": self.cached } });
             steps.push(event(&json!({ "choices": [], "usage": usage })));
         }
         steps.extend([piece("data: [DONE]\n\n"), Step::Send(END.to_owned())]);

@@ -29,7 +29,7 @@ async fn known_times_are_measured_to_the_microsecond() {
             ("totals.planned_rate", 50.0 / 4.9),
             ("totals.request_throughput", 50.0 / 5.2),
             ("totals.input_tokens", 400.0),
-            ("totals.cached_tokens", 150.0),
+            ("totals.cached_tokens", 0.0),
             ("totals.output_tokens", 550.0),
             ("totals.output_throughput", 550.0 / 5.2),
             ("totals.tokens_per_chunk", 1.0),

@@ -112,3 +112,28 @@ async fn answers_shorter_than_ignore_eos_promises_and_prompts_too_long_are_told_
     assert!(warned(&report, "shorter than asked for"), "{}", report["warnings"]);
     assert!(warned(&report, "and the model's length is 4096"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn prompts_that_a_cache_knows_are_told_of_unless_they_share_a_prefix() {
+    let stream = Stream { cached: 3, ..Stream::of(1, 1, 2) };
+    let fake = Fake::new(move |_, body| stream.steps(body));
+    let new = report(&fake, "--num-requests 2").await;
+    check(&new, &[("totals.cached_tokens", 6.0)]);
+    assert!(warned(&new, "38 % of the prompts' tokens were in the server's cache"), "{}", new["warnings"]);
+    let shared = report(&fake, "--num-requests 2 --prefix-len 3").await;
+    assert_eq!(shared["warnings"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_extra_body_changes_is_not_held_against_the_server() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a b\n").unwrap();
+    let stream = Stream::of(1, 1, 9);
+    for (extra, failed) in [("{}", 2.0), (r#"{"max_tokens":20}"#, 0.0), (r#"{"max_tokens":null,"n":2}"#, 0.0)] {
+        let fake = Fake::new(move |_, body| stream.steps(body));
+        let arguments =
+            format!("--num-requests 2 --output-len 4 --prompts {} --extra-body {extra}", file.path().display());
+        let report = report(&fake, &arguments).await;
+        check(&report, &[("totals.failed", failed)]);
+    }
+}
