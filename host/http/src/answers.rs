@@ -118,7 +118,7 @@ impl Answers {
     }
 
     /// What is left of the others is of no use.
-    fn fail(&mut self, error: ApiError) -> ApiError {
+    pub(crate) fn fail(&mut self, error: ApiError) -> ApiError {
         self.close("request failed", error.code());
         self.choices.clear();
         if let Some(timeout) = error.timeout() {

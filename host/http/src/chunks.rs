@@ -19,6 +19,8 @@ struct Choice {
     endpoint: Endpoint,
     /// Up to where the chunk's own part begins: the delta, or the text.
     head: Vec<u8>,
+    /// Behind the text, where nothing else is to be said.
+    tail: &'static [u8],
     /// Behind a finish reason.
     end: &'static [u8],
     started: bool,
@@ -66,8 +68,8 @@ impl Choice {
             Endpoint::Completion => r#""text":""#,
         };
         let head = format!(r#"{},"choices":[{{"index":{index},{own}"#, opening(header)).into_bytes();
-        let end: &[u8] = if usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" };
-        Self { endpoint: header.endpoint, head, end, started: false, logprobs }
+        let (tail, end) = endings(header.endpoint, usage);
+        Self { endpoint: header.endpoint, head, tail, end, started: false, logprobs }
     }
 
     fn part(&mut self, out: &mut BytesMut, part: &Part<'_>) {
@@ -92,8 +94,11 @@ impl Choice {
             return;
         }
         self.open(out, text);
-        // Of a token that shows nothing yet they come with its text.
-        self.close(out, !text.is_empty(), "null");
+        match &self.logprobs {
+            None => out.put_slice(self.tail),
+            // Of a token that shows nothing yet they come with its text.
+            Some(_) => self.close(out, !text.is_empty(), "null"),
+        }
     }
 
     /// The chunk that says why it ended.
@@ -133,6 +138,20 @@ impl Choice {
         out.put_slice(b",\"finish_reason\":");
         out.put_slice(reason.as_bytes());
         out.put_slice(self.end);
+    }
+}
+
+/// Behind the text of a chunk that says nothing else, and behind the finish reason of one that does.
+fn endings(endpoint: Endpoint, usage: bool) -> (&'static [u8], &'static [u8]) {
+    match (endpoint, usage) {
+        (Endpoint::Chat, false) => (b"},\"logprobs\":null,\"finish_reason\":null}]}\n\n", b"}]}\n\n"),
+        (Endpoint::Completion, false) => (b"\",\"logprobs\":null,\"finish_reason\":null}]}\n\n", b"}]}\n\n"),
+        (Endpoint::Chat, true) => {
+            (b"},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n", b"}],\"usage\":null}\n\n")
+        }
+        (Endpoint::Completion, true) => {
+            (b"\",\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n", b"}],\"usage\":null}\n\n")
+        }
     }
 }
 

@@ -17,8 +17,9 @@ pub(crate) fn string(out: &mut BytesMut, text: &str) {
 
 /// Appends a log-probability in the fewest digits that read back as the same number.
 pub(crate) fn logprob(out: &mut BytesMut, logprob: f32) {
+    let known = if logprob.is_nan() { LOWEST_LOGPROB } else { logprob };
     // A sum with zero has no negative zero, which clients would read as an integer.
-    let finite = logprob.max(LOWEST_LOGPROB).min(0.0) + 0.0;
+    let finite = known.clamp(LOWEST_LOGPROB, 0.0) + 0.0;
     // A buffer of bytes grows, so nothing can fail.
     let _written = write!(out, "{finite:?}");
 }
