@@ -47,6 +47,8 @@ struct Answered {
 
 /// Of a request's line and headers, what the parser takes at most: what is beyond, it refuses without a body.
 const HEAD_BYTES: usize = 128 * 1024;
+/// It makes room for all of them before it knows how many there are.
+const MOST_HEADERS: usize = 1000;
 /// A last word takes no longer to leave; and a client that is silent for so long has stopped writing.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
@@ -65,7 +67,8 @@ pub(crate) async fn speak<S: Transport>(
         async move { answer.await.map(|response| response.map(|body| Answered { body, _request: in_request })) }
     });
     let mut http = http1::Builder::new();
-    http.header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(limits.headers.saturating_mul(2).max(100));
+    let headers = limits.headers.saturating_mul(2).clamp(MOST_HEADERS / 10, MOST_HEADERS);
+    http.header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(headers);
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let mut closing = false;
     let expired = loop {

@@ -74,7 +74,11 @@ impl Pace {
     }
 
     pub(crate) fn request(self: &Arc<Self>) -> InRequest {
-        self.state().requests += 1;
+        let mut state = self.state();
+        state.requests += 1;
+        // Whatever was left of the one before has been read: else this one could not have been found.
+        state.unread = false;
+        drop(state);
         InRequest(Arc::clone(self))
     }
 
@@ -282,5 +286,7 @@ mod tests {
         assert!(!pace.is_unread());
         pace.left_unread();
         assert!(pace.is_unread());
+        let _next = pace.request();
+        assert!(!pace.is_unread());
     }
 }

@@ -44,7 +44,7 @@ const TLS_HANDSHAKE: u8 = 22;
 
 /// Until the phase is `Closing` and the last connection has ended, or the phase is `Gone`.
 pub async fn serve(listener: TcpListener, router: Router, taken: Connections, mut phase: watch::Receiver<Phase>) {
-    let room = Arc::new(Semaphore::new(taken.limits.connections));
+    let room = Arc::new(Semaphore::new(taken.limits.connections.min(Semaphore::MAX_PERMITS)));
     let taken = Arc::new(taken);
     let mut connections = JoinSet::new();
     loop {

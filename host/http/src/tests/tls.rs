@@ -155,6 +155,12 @@ async fn a_handshake_that_does_not_come_ends() {
         }
     };
     timeout(PATIENCE, counting).await.expect("both are counted");
+
+    // From then on it is as without TLS.
+    let mut silent = authority.connect(server.address, None).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, silent.read_to_string(&mut answer)).await.expect("the server ends it").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("header_timeout"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
