@@ -10,7 +10,8 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion};
 use sluice_core::FinishReason;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -68,10 +69,19 @@ impl Authority {
 
     /// A client that trusts it, and shows what was signed for it.
     async fn connect(&self, address: SocketAddr, shown: Option<&Signed>) -> io::Result<TlsStream<TcpStream>> {
+        self.connect_by(ALL_VERSIONS, address, shown).await
+    }
+
+    async fn connect_by(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        address: SocketAddr,
+        shown: Option<&Signed>,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let config = config.with_protocol_versions(versions).unwrap().with_root_certificates(roots);
         let mut config = match shown {
             None => config.with_no_client_auth(),
             Some(Signed { der, key, .. }) => {
@@ -125,6 +135,17 @@ async fn a_client_that_trusts_the_server_is_answered_and_one_that_does_not_hurts
     end(&request, FinishReason::Stop, None);
     let reply = rest(client).await;
     assert!(reply.status == 200 && reply.body.ends_with("data: [DONE]\n\n"), "{}", reply.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_either_version_are_answered() {
+    let Secured { authority, server, folder: _folder, .. } = secured(config().limits).await;
+    for version in [&TLS12, &TLS13] {
+        let mut client = authority.connect_by(&[version], server.address, None).await.unwrap();
+        assert_eq!(client.get_ref().1.protocol_version(), Some(version.version));
+        client.write_all(get("/health").as_bytes()).await.unwrap();
+        assert_eq!(rest(client).await.status, 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
