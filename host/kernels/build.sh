@@ -6,7 +6,7 @@ nvcc=${NVCC:-nvcc}
 cuda=${CUDA_HOME:-/usr/local/cuda}
 out=${1:-build}
 mkdir -p "$out"
-for bench in bench_product bench_step bench_prefill; do
+for bench in bench_product bench_step bench_prefill bench_sampling; do
   "$nvcc" -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -I"$cuda/include" "$bench.cu" -o "$out/$bench" \
     -L"$cuda/lib64" -L"$cuda/lib" -lcublasLt
 done

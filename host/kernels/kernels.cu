@@ -5,3 +5,4 @@
 #include "attention.cu"
 #include "fused.cu"
 #include "prefill.cu"
+#include "sampling.cu"
