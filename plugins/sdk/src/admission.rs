@@ -21,6 +21,25 @@ impl ArrivalView {
     pub fn flows(&self) -> impl DoubleEndedIterator<Item = Flow> + ExactSizeIterator + Clone + '_ {
         self.flows.rows()
     }
+
+    /// Requests that are served before this one where tenants share by weight: its tenant's own, each with what others
+    /// are served beside it. Tenants that do not wait are served what they ask for, which shows in what they have in
+    /// flight; those that wait share the rest.
+    pub fn ahead_by_weight(&self) -> f64 {
+        let request = &self.request;
+        let (mut own, mut content, mut weights) = (0, 0_u32, request.tenant_weight);
+        for flow in self.flows() {
+            if flow.tenant == request.tenant {
+                own = flow.queued_requests;
+            } else if flow.queued_requests == 0 {
+                content = content.saturating_add(flow.in_flight_requests);
+            } else {
+                weights += flow.weight;
+            }
+        }
+        let rest = 1.0 - f64::from(content) / f64::from(self.pool.in_flight_requests.max(1));
+        f64::from(own) / (rest * request.tenant_weight / weights).max(f64::MIN_POSITIVE)
+    }
 }
 
 impl FlowView {

@@ -23,8 +23,9 @@ config! {
     }
 }
 
-/// Lengths of answers are not known when a queue is measured, so it is full before the bound: at this share of it.
-const FULL: f64 = 0.75;
+/// Lengths of answers are not known when a queue is measured, and where few are served in the bound their mean is far
+/// from the next ones'. So a queue is full before the bound: at this share of it.
+const FULL: f64 = 0.6;
 
 /// All bounds hold; a queue that is empty takes any one request, so that no prompt is refused for ever.
 #[derive(Clone, PartialEq, Debug)]
@@ -62,7 +63,7 @@ impl QueueBound {
             return None;
         }
         let tokens = pool.queued_tokens.saturating_add(view.request.prompt_tokens.into());
-        let wait = self.service.seconds(ahead).max(own_wait(view));
+        let wait = self.service.seconds(ahead + held_back(view)).max(own_wait(view));
         let reason = if f64::from(pool.queued_requests) >= f64::from(self.config.max_requests) * share {
             format!("the queue holds {} requests, its bound", pool.queued_requests)
         } else if tokens as f64 > self.config.max_tokens as f64 * share {
@@ -99,6 +100,13 @@ impl QueueBound {
     }
 }
 
+/// Requests that wait on replicas, too. While anybody waits in the queue every replica has as many as it takes, so
+/// those that are not running are the share of its places that is not in use.
+fn held_back(view: &ArrivalView) -> f64 {
+    let idle = (1.0 - view.pool.sequence_saturation).clamp(0.0, 1.0);
+    f64::from(view.pool.in_flight_requests) * idle
+}
+
 /// How long the tenant's next request has waited already, in seconds: one that comes now will hardly wait less.
 fn own_wait(view: &ArrivalView) -> f64 {
     let own = view.flows().find(|flow| flow.tenant == view.request.tenant);
@@ -106,7 +114,9 @@ fn own_wait(view: &ArrivalView) -> f64 {
 }
 
 /// How many requests may wait before anything was served: whoever starts a server may send it a crowd at once.
-const CROWD: f64 = 256.0;
+const CROWD: f64 = 64.0;
+/// The weight of that assumption, in completions: what nobody has seen is soon forgotten.
+const ASSUMED: f64 = 0.25;
 /// What was seen in so much time counts; what lies further back counts half, and half of that again.
 const MEMORY_SECONDS: f64 = 20.0;
 
@@ -127,7 +137,7 @@ impl ServiceRate {
     /// believed.
     fn new(seconds: f64) -> Self {
         let assumed = if seconds > 0.0 { seconds } else { 1.0 };
-        Self { served: 1.0, seconds: assumed / CROWD, completed: 0, since: None }
+        Self { served: ASSUMED, seconds: ASSUMED * assumed / CROWD, completed: 0, since: None }
     }
 
     fn watch(&mut self, view: &ArrivalView) {
@@ -232,9 +242,9 @@ mod tests {
     #[test]
     fn the_wait_is_what_waits_over_the_rate_at_which_it_is_served() {
         let bound = after(100, 10);
-        assert!(bound.refuse(&view(0, 145)).is_none());
-        let refused = bound.refuse(&view(0, 155)).unwrap();
-        assert!(refused.reason.contains("about 15 s"), "{}", refused.reason);
+        assert!(bound.refuse(&view(0, 115)).is_none());
+        let refused = bound.refuse(&view(0, 125)).unwrap();
+        assert!(refused.reason.contains("about 12 s"), "{}", refused.reason);
     }
 
     #[test]
@@ -242,19 +252,29 @@ mod tests {
         let bound = after(100, 10);
         assert!(bound.refuse_behind(&view(0, 300), 100.0, 1.0).is_none());
         assert!(bound.refuse_behind(&view(0, 100), 100.0, 0.5).is_some());
-        assert!(bound.refuse_behind(&view(0, 70), 70.0, 0.5).is_none());
+        assert!(bound.refuse_behind(&view(0, 50), 50.0, 0.5).is_none());
     }
 
     #[test]
     fn before_anything_was_served_a_crowd_may_wait_and_the_longer_nothing_is_the_fewer() {
         let mut bound = bound(20.0);
         bound.watch(&view(0, 0));
-        assert!(bound.refuse(&view(0, 256)).is_none());
-        assert!(bound.refuse(&view(0, 257)).is_some());
+        assert!(bound.refuse(&view(0, 64)).is_none());
+        assert!(bound.refuse(&view(0, 65)).is_some());
         bound.watch(&view(SECOND, 9));
         bound.watch(&view(3 * SECOND, 9));
-        assert!(bound.refuse(&view(3 * SECOND, 7)).is_none());
-        assert!(bound.refuse(&view(3 * SECOND, 8)).is_some());
+        assert!(bound.refuse(&view(3 * SECOND, 1)).is_none());
+        assert!(bound.refuse(&view(3 * SECOND, 2)).is_some());
+    }
+
+    #[test]
+    fn who_waits_on_a_replica_waits_before_those_in_the_queue() {
+        let bound = after(100, 10);
+        for (saturation, refused) in [(1.0, false), (0.5, true), (7.0, false), (f64::NAN, false)] {
+            let mut view = view(0, 100);
+            (view.pool.in_flight_requests, view.pool.sequence_saturation) = (200, saturation);
+            assert_eq!(bound.refuse(&view).is_some(), refused, "{saturation}");
+        }
     }
 
     #[test]
@@ -286,7 +306,7 @@ mod tests {
             bound.watch(&view(second * 10 * SECOND, 0));
             bound.observe(&completions(1, Some(1)));
         }
-        assert!(bound.refuse(&view(0, 200)).is_none());
+        assert!(bound.refuse(&view(0, 60)).is_none());
     }
 
     #[test]

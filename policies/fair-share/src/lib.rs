@@ -6,7 +6,7 @@
 
 mod accounts;
 
-use sluice_sdk::admission::{Admission, ArrivalView, Flow, FlowView, NextFlow, Verdict};
+use sluice_sdk::admission::{Admission, ArrivalView, FlowView, NextFlow, Verdict};
 use sluice_sdk::queue::{QueueBound, QueueConfig};
 use sluice_sdk::state::{Reader, Writer};
 use sluice_sdk::{Events, Policy, config, export_admission};
@@ -29,7 +29,15 @@ pub struct FairShare {
     config: Config,
     bound: QueueBound,
     accounts: Accounts,
+    /// What a request and its output cost, as the last ones did; 0 before any ended.
+    mean_cost: f64,
+    mean_output: f64,
 }
+
+/// When a tenant's turn comes depends on what others will send, so its wait is taken to be so much longer.
+const UNFORESEEN: f64 = 1.5;
+/// How fast the mean follows.
+const FOLLOW: f64 = 0.05;
 
 export_admission!(FairShare);
 
@@ -39,7 +47,7 @@ impl Policy for FairShare {
 
     fn new(config: Config) -> Result<Self, String> {
         let bound = QueueBound::new(config.queue.clone());
-        Ok(Self { accounts: Accounts::new(config.max_tenants), bound, config })
+        Ok(Self { accounts: Accounts::new(config.max_tenants), bound, mean_cost: 0.0, mean_output: 0.0, config })
     }
 
     /// Charges what was not charged at dispatch: the output, and the prompts of requests that were dispatched
@@ -48,6 +56,11 @@ impl Policy for FairShare {
         self.bound.observe(events);
         let Config { prompt_weight, output_weight, .. } = self.config;
         for ended in events.finished.rows() {
+            let cost =
+                f64::from(ended.prompt_tokens) * prompt_weight + f64::from(ended.generated_tokens) * output_weight;
+            let follow = if self.mean_cost > 0.0 { FOLLOW } else { 1.0 };
+            self.mean_output += (f64::from(ended.generated_tokens) * output_weight - self.mean_output) * follow;
+            self.mean_cost += (cost - self.mean_cost) * follow;
             self.accounts.charge(ended.tenant, |account| {
                 let paid = account.ahead.min(ended.prompt_tokens.into());
                 account.ahead -= paid;
@@ -77,7 +90,7 @@ impl Policy for FairShare {
 impl Admission for FairShare {
     fn admit(&mut self, view: &ArrivalView) -> Verdict {
         self.bound.watch(view);
-        if let Some(rejection) = self.bound.refuse_behind(view, ahead(view), 1.0) {
+        if let Some(rejection) = self.bound.refuse_behind(view, self.ahead(view) * UNFORESEEN, 1.0) {
             return Verdict::Reject(rejection);
         }
         self.lift(view);
@@ -118,24 +131,33 @@ impl FairShare {
         let account = self.accounts.open(tenant, view.request.tenant_weight);
         account.counter = account.counter.max(floor);
     }
-}
 
-/// Requests that are served before this one: the tenant's own, each with what others are served beside it. A tenant's
-/// share of the service shows in what it has in flight, and is at least its share by weight.
-fn ahead(view: &ArrivalView) -> f64 {
-    let request = &view.request;
-    let own = |flow: &Flow| flow.tenant == request.tenant;
-    let waiting = f64::from(view.flows().find(own).map_or(0, |flow| flow.queued_requests));
-    let weights: f64 = view.flows().filter(|flow| !own(flow)).map(|flow| flow.weight).sum();
-    let by_weight = request.tenant_weight / (request.tenant_weight + weights);
-    let running = f64::from(view.flows().find(own).map_or(0, |flow| flow.in_flight_requests));
-    let in_flight = running / f64::from(view.pool.in_flight_requests.max(1));
-    waiting / by_weight.max(in_flight).clamp(f64::MIN_POSITIVE, 1.0)
+    /// Requests that are served before this one: those of a fair turn, and before it what those with smaller counters
+    /// are served until they have caught up.
+    fn ahead(&self, view: &ArrivalView) -> f64 {
+        let request = &view.request;
+        let own = view.flows().find(|flow| flow.tenant == request.tenant);
+        let in_flight = own.map_or(0, |flow| flow.in_flight_requests);
+        let counter = self.expected(request.tenant, request.tenant_weight, in_flight);
+        let others = view.flows().filter(|flow| flow.tenant != request.tenant && flow.queued_requests > 0);
+        let behind = others.map(|flow| {
+            let other = self.expected(flow.tenant, flow.weight, flow.in_flight_requests);
+            (counter - other).max(0.0) * flow.weight
+        });
+        let catching_up = if self.mean_cost > 0.0 { behind.sum::<f64>() / self.mean_cost } else { 0.0 };
+        view.ahead_by_weight() + catching_up
+    }
+
+    /// Where a counter will stand when what is in flight has ended and its output is charged.
+    fn expected(&self, tenant: u64, weight: f64, in_flight: u32) -> f64 {
+        self.accounts.counter(tenant) + f64::from(in_flight) * self.mean_output / weight.max(f64::MIN_POSITIVE)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_sdk::admission::Flow;
     use sluice_sdk::{FinishReason, FinishedRequest};
 
     fn policy() -> FairShare {
@@ -289,12 +311,25 @@ mod tests {
             view.request.tenant = 1;
             view.request.tenant_weight = 1.0;
             view.pool.in_flight_requests = own.in_flight_requests + other.in_flight_requests;
-            assert_eq!(ahead(&view), expected, "{own:?} beside {other:?}");
+            assert_eq!(policy().ahead(&view), expected, "{own:?} beside {other:?}");
         };
         let running = |in_flight_requests, flow| Flow { in_flight_requests, ..flow };
         check(flow(1, 1.0, 9), flow(2, 1.0, 500), 18.0);
-        check(running(3, flow(1, 1.0, 9)), running(1, flow(2, 1.0, 500)), 12.0);
-        check(flow(1, 1.0, 9), flow(2, 2.0, 0), 27.0);
+        check(flow(1, 1.0, 9), flow(2, 2.0, 500), 27.0);
+        check(running(3, flow(1, 1.0, 9)), running(1, flow(2, 1.0, 0)), 12.0);
         check(flow(1, 1.0, 0), flow(2, 1.0, 500), 0.0);
+    }
+
+    #[test]
+    fn a_tenant_ahead_of_others_waits_until_they_have_caught_up() {
+        let mut policy = policy();
+        finish(&mut policy, 1, 100, 0);
+        policy.accounts.open(1, 1.0).counter = 500.0;
+        policy.accounts.open(2, 2.0).counter = 300.0;
+        let mut view = ArrivalView { flows: [flow(2, 2.0, 9)].into_iter().collect(), ..ArrivalView::default() };
+        (view.request.tenant, view.request.tenant_weight) = (1, 1.0);
+        assert_eq!(policy.ahead(&view), 4.0, "400 tokens, at 100 a request");
+        (view.request.tenant, view.request.tenant_weight) = (2, 2.0);
+        assert_eq!(policy.ahead(&view), 9.0, "its own alone");
     }
 }

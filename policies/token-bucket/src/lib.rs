@@ -108,7 +108,11 @@ impl Admission for TokenBucket {
             let reason = "this key has used up its requests or tokens for now";
             return Verdict::Reject(Rejection::too_much(reason, wait));
         }
-        if let Some(rejection) = self.bound.refuse(view) {
+        let ahead = match self.config.order {
+            Order::FirstCome => view.pool.queued_requests.into(),
+            Order::Fair => view.ahead_by_weight(),
+        };
+        if let Some(rejection) = self.bound.refuse_behind(view, ahead, 1.0) {
             return Verdict::Reject(rejection);
         }
         self.buckets.take(request.tenant, request.tenant_weight, cost, view.now);
