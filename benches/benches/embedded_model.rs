@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sluice::config::{ServeConfig, ServerSection, Settings};
 use sluice::engine::MonotonicClock;
-use sluice::{Listeners, Server, load};
+use sluice::{Listeners, Secrets, Server, load};
 use sluice_core::Clock;
 
 const TOKENS: usize = 512;
@@ -52,10 +52,10 @@ fn main() -> anyhow::Result<()> {
     let model = load(&config.model, &config.engine, &clock)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = runtime.block_on(async {
-        let listeners = Listeners::bind(&config.server)?;
+        let listeners = Listeners::open(&config.server, &Secrets::default())?;
         Server::start(&config, model, &clock, listeners).await
     })?;
-    let address = server.address;
+    let address = server.url.trim_start_matches("http://").parse()?;
     let mut runs = Vec::new();
     for run in 0..RUNS {
         // Another question each time, so that the prefix cache has only the template.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sluice::config::{EngineSection, ServeConfig, ServerSection, Settings};
 use sluice::engine::MonotonicClock;
-use sluice::{Listeners, Server, load};
+use sluice::{Listeners, Secrets, Server, load};
 use sluice_benches::idle::{HostTimes, IdleExecutor};
 use sluice_core::{Clock, Executor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,10 +46,10 @@ fn measure(streams: usize, interval: Duration) -> anyhow::Result<Outcome> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = runtime.block_on(async {
-        let listeners = Listeners::bind(&config.server)?;
+        let listeners = Listeners::open(&config.server, &Secrets::default())?;
         Server::start(&config, model, &clock, listeners).await
     })?;
-    let address = server.address;
+    let address = server.url.trim_start_matches("http://").parse()?;
     let (whole, elapsed) = thread::spawn(move || run_clients(address, &name, streams)).join().expect("the clients")?;
     runtime.block_on(server.stop());
     Ok(Outcome { whole, tokens_per_second: (whole * TOKENS) as f64 / elapsed.as_secs_f64(), host: times.of(streams) })

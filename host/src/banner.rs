@@ -14,7 +14,7 @@ pub(crate) struct ModelLine {
 }
 
 pub(crate) fn banner(server: &Server, model: &ModelLine, engine: &EngineConfig) -> String {
-    let (address, admin) = (server.address, server.admin_address);
+    let (url, admin) = (&server.url, &server.admin_url);
     let mut text = format!("sluice {}\n", env!("CARGO_PKG_VERSION"));
     // Writing to a string cannot fail.
     let _ = writeln!(text, "  model      {} ({}), context {}", model.name, model.description, model.max_model_len);
@@ -25,9 +25,8 @@ pub(crate) fn banner(server: &Server, model: &ModelLine, engine: &EngineConfig) 
         let digest = revision.digest.get(..12).unwrap_or(&revision.digest);
         let _ = writeln!(text, "  {:<10} {}@{} {digest}", policy.slot, revision.name, revision.version);
     }
-    let _ = writeln!(text, "  listening  http://{address} (API), http://{admin} (admin)");
+    let _ = writeln!(text, "  listening  {url} (API), {admin} (admin)");
     let body = r#"{"stream": true, "messages": [{"role": "user", "content": "What is Sluice?"}]}"#;
-    let _ =
-        write!(text, "\ncurl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'");
+    let _ = write!(text, "\ncurl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'");
     text
 }

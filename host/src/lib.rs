@@ -2,10 +2,16 @@
 //!
 //! From `main` to the loop: `server` starts the `engine`'s threads, whose loops are the ones that step.
 
+mod admin_client;
+mod audit_command;
 mod banner;
+mod bench_command;
 pub mod cli;
 pub mod config;
 pub mod engine;
+mod first_policies;
+mod key_command;
+mod listeners;
 mod loading_bar;
 pub mod logging;
 mod mailbox;
@@ -23,6 +29,7 @@ mod server;
 mod text;
 mod weight_sizes;
 
+pub use listeners::{ADMIN_KEY, API_KEY, Listeners, Secrets, ServerError};
 pub use model::{ServedModel, load};
 pub use run::run;
-pub use server::{Listeners, Server, ServerError};
+pub use server::Server;

@@ -6,39 +6,43 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use anyhow::{Context as _, Result, bail};
+use reqwest::Method;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use sluice_control::{Deployment, Entry, Outcome, SlotReport};
 use sluice_core::{DeploymentClass, PolicyLoader as _, Slot};
 use sluice_runtime::{Limits, Runtime, Silent};
 
+use crate::admin_client::{AdminClient, json};
 use crate::cli::PolicyCommand;
 use crate::recording_command::{record, replay};
 
 /// What the command says when it has worked, and what it exits with.
 pub(crate) async fn run(command: PolicyCommand) -> Result<(String, ExitCode)> {
     let text = match command {
-        PolicyCommand::Record { slot, replica, output, admin } => record(slot, replica, &output, &admin.admin).await,
+        PolicyCommand::Record { slot, replica, output, admin } => {
+            record(slot, replica, &output, &AdminClient::new(&admin)?).await
+        }
         PolicyCommand::Replay(arguments) => return replay(&arguments),
         PolicyCommand::List(admin) => {
-            let Slots { slots } = call(request(&admin.admin, Method::GET, "admin/policies", &[])?).await?;
+            let admin = AdminClient::new(&admin)?;
+            let Slots { slots } = json(admin.request(Method::GET, "admin/policies", &[])).await?;
             Ok(slots.iter().map(list).collect())
         }
         PolicyCommand::Deploy { component, config, class, slot, admin } => {
             let query = deploy_query(config.as_deref(), class, slot)?;
             let component = read_component(&component)?;
-            let request = request(&admin.admin, Method::POST, "admin/policies", &query)?;
-            deployed(call(request.header("content-type", "application/wasm").body(component)).await?)
+            let request = AdminClient::new(&admin)?.request(Method::POST, "admin/policies", &query);
+            deployed(json(request.header("content-type", "application/wasm").body(component)).await?)
         }
         PolicyCommand::Rollback { slot, admin } => {
             let path = format!("admin/policies/{slot}/rollback");
-            deployed(call(request(&admin.admin, Method::POST, &path, &[])?).await?)
+            deployed(json(AdminClient::new(&admin)?.request(Method::POST, &path, &[])).await?)
         }
         PolicyCommand::Inspect { component, class } => inspect(&read_component(&component)?, class),
         PolicyCommand::History(admin) => {
-            let Entries { entries } = call(request(&admin.admin, Method::GET, "admin/history", &[])?).await?;
+            let admin = AdminClient::new(&admin)?;
+            let Entries { entries } = json(admin.request(Method::GET, "admin/history", &[])).await?;
             Ok(entries.iter().map(history_line).collect())
         }
     };
@@ -53,45 +57,6 @@ struct Slots {
 #[derive(Deserialize)]
 struct Entries {
     entries: Vec<Entry>,
-}
-
-pub(crate) const UNREADABLE: &str = "the admin listener's answer cannot be read";
-
-/// OpenAI's envelope.
-#[derive(Deserialize)]
-struct Refusal {
-    error: Reason,
-}
-
-#[derive(Deserialize)]
-struct Reason {
-    message: String,
-}
-
-pub(crate) fn request(admin: &str, method: Method, path: &str, query: &[(&str, String)]) -> Result<RequestBuilder> {
-    let mut url: Url = admin.parse().with_context(|| format!("--admin {admin}"))?;
-    url.set_path(path);
-    if !query.is_empty() {
-        url.query_pairs_mut().extend_pairs(query);
-    }
-    Ok(Client::new().request(method, url))
-}
-
-async fn call<T: DeserializeOwned>(request: RequestBuilder) -> Result<T> {
-    answer(request).await?.json().await.context(UNREADABLE)
-}
-
-/// A success, whatever it says.
-pub(crate) async fn answer(request: RequestBuilder) -> Result<Response> {
-    let response = request.send().await.context("the admin listener does not answer: is the server running?")?;
-    if response.status().is_success() {
-        return Ok(response);
-    }
-    let status = response.status();
-    match response.json::<Refusal>().await {
-        Ok(refusal) => Err(anyhow!("{}", refusal.error.message)),
-        Err(_) => Err(anyhow!("the server answered {status}: does --admin name its admin listener?")),
-    }
 }
 
 fn deploy_query(
@@ -163,7 +128,7 @@ fn deployed(done: Deployment) -> Result<String> {
 }
 
 fn history_line(entry: &Entry) -> String {
-    let Entry { sequence, unix_ms, by, action, subject, outcome, evidence } = entry;
+    let Entry { sequence, unix_ms, by, action, subject, outcome, evidence, .. } = entry;
     let (seconds, milliseconds) = (unix_ms / 1000, unix_ms % 1000);
     format!("{sequence} {seconds}.{milliseconds:03} {by} {action} {subject} {outcome}: {evidence}\n")
 }

@@ -13,8 +13,9 @@ use sluice_engine::recorder::{HostVersions, Recording, RevisionRecord};
 use sluice_engine::replay::{Difference, ReplayReport, legible, replay as play, slot_of};
 use sluice_runtime::{Runtime, Silent};
 
+use crate::admin_client::{AdminClient, bytes};
 use crate::cli::ReplayArguments;
-use crate::policy_command::{UNREADABLE, answer, read, read_component, request};
+use crate::policy_command::{read, read_component};
 use crate::server::versions;
 
 /// Of a file; a ring is far smaller.
@@ -22,10 +23,9 @@ const MAX_RECORDING: u64 = 256 << 20;
 /// Differences that are shown, and the characters of a decision.
 const SHOWN: (usize, usize) = (5, 300);
 
-pub(crate) async fn record(slot: Slot, replica: Option<u32>, output: &Path, admin: &str) -> Result<String> {
+pub(crate) async fn record(slot: Slot, replica: Option<u32>, output: &Path, admin: &AdminClient) -> Result<String> {
     let query: Vec<_> = replica.map(|replica| ("replica", replica.to_string())).into_iter().collect();
-    let request = request(admin, Method::GET, &format!("admin/policies/{slot}/recording"), &query)?;
-    let bytes = answer(request).await?.bytes().await.context(UNREADABLE)?;
+    let bytes = bytes(admin.request(Method::GET, &format!("admin/policies/{slot}/recording"), &query)).await?;
     let recording = Recording::from_bytes(&bytes)?;
     fs::write(output, &bytes).with_context(|| output.display().to_string())?;
     Ok(format!("{}: {}", output.display(), head(&recording)))

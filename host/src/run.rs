@@ -1,10 +1,10 @@
 //! Runs a command of the program to its end.
 
-use std::env;
+use std::env::{self, VarError};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 use sluice_core::Clock;
@@ -15,9 +15,10 @@ use crate::banner::{ModelLine, banner};
 use crate::cli::{Arguments, Command, ConfigCommand, ServeArguments};
 use crate::config::{Layers, ServeConfig};
 use crate::engine::MonotonicClock;
+use crate::listeners::{ADMIN_KEY, API_KEY, Listeners, Secrets};
 use crate::output::say;
-use crate::server::{Listeners, Server};
-use crate::{logging, model, model_command, policy_command};
+use crate::server::Server;
+use crate::{audit_command, bench_command, key_command, logging, model, model_command, policy_command};
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let runtime = Builder::new_multi_thread().enable_all().build().context("no threads for the server")?;
@@ -27,6 +28,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Some(Command::Model(command)) => return model_command::run(command),
         Some(Command::Config(ConfigCommand::Show { origin, serve })) => show_config(*serve, origin)?,
         Some(Command::Completions { shell }) => complete(shell)?,
+        Some(Command::Key(command)) => key_command::run(command)?,
+        Some(Command::Audit(command)) => return audit_command::run(command),
+        Some(Command::Bench(arguments)) => return runtime.block_on(bench_command::run(*arguments)),
         Some(Command::Policy(command)) => {
             let (text, code) = runtime.block_on(policy_command::run(command))?;
             say(text.trim_end())?;
@@ -64,7 +68,7 @@ fn complete(shell: Shell) -> Result<()> {
 /// From the first port to the last answer.
 async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let listeners = Listeners::bind(&config.server)?;
+    let listeners = Listeners::open(&config.server, &secrets()?)?;
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
     let served = load(config, &clock).await?;
     let line = ModelLine {
@@ -88,6 +92,15 @@ async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
 async fn load(config: &ServeConfig, clock: &Arc<dyn Clock>) -> Result<model::ServedModel> {
     let (model, engine, clock) = (config.model.clone(), config.engine, Arc::clone(clock));
     tokio::task::spawn_blocking(move || model::load(&model, &engine, &clock)).await?
+}
+
+fn secrets() -> Result<Secrets> {
+    let read = |name| match env::var(name) {
+        Ok(secret) => Ok(Some(secret)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => bail!("{name} is not text"),
+    };
+    Ok(Secrets { api: read(API_KEY)?, admin: read(ADMIN_KEY)? })
 }
 
 struct Signals {

@@ -1,71 +1,45 @@
 //! Puts the parts together and runs them: the engine's threads, both listeners, the policies to start with.
 
-use std::fs;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
-use sluice_control::{Control, ControlLimits, ControlParts, DeployRequest, Deployment};
+use anyhow::Result;
+use sluice_control::{Audit, Control, ControlLimits, ControlParts, Deployment, DirectoryWatch};
 use sluice_core::view::EngineLimits;
-use sluice_core::{Clock, DeploymentClass, Nanos, ReplicaId, Revision, Slot};
+use sluice_core::{Clock, Nanos, ReplicaId, Revision, Slot};
 use sluice_engine::pool::PoolConfig;
 use sluice_engine::recorder::HostVersions;
 use sluice_engine::replica::ReplicaConfig;
-use sluice_http::{
-    Edge, EdgeConfig, EdgeLimits, EdgeParts, Gate, ModelCard, Phase, admin_router, openai_router, serve,
-};
+use sluice_http::{Edge, EdgeConfig, EdgeParts, ModelCard, Phase};
 use sluice_runtime::{INTERFACE_VERSION, Runtime, WASMTIME_VERSION};
 use sluice_telemetry::{Metrics, MetricsOptions};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{EngineConfig, FirstPolicy, PolicySource, ServeConfig, ServerConfig};
+use crate::config::{EngineConfig, PoliciesConfig, ServeConfig};
 use crate::engine::{Engine, EngineParts};
+use crate::first_policies;
+use crate::listeners::Listeners;
 use crate::model::ServedModel;
 use crate::observers::{Observers, PolicyVoice};
 use crate::patient::PatientLoader;
 
-/// Both listeners, bound before anything slow begins: a port that is taken shows at once.
-pub struct Listeners {
-    api: TcpListener,
-    admin: TcpListener,
-}
-
-/// An address that cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({reason}): choose another port with {flag}")]
-pub struct ServerError {
-    address: SocketAddr,
-    flag: &'static str,
-    reason: std::io::Error,
-}
-
 pub struct Server {
-    pub address: SocketAddr,
-    pub admin_address: SocketAddr,
+    /// Where the API listens.
+    pub url: String,
+    pub admin_url: String,
     /// What was deployed at the start, in the order of `Slot::ALL`.
     pub policies: Vec<Deployment>,
     pub control: Arc<Control>,
     edge: Arc<Edge>,
     engine: Engine,
     phase: watch::Sender<Phase>,
-    listeners: JoinSet<()>,
+    /// Connections, and what is read again while they last.
+    tasks: JoinSet<()>,
 }
-
-/// Connections that wait to be accepted: a burst beyond it is refused, and each comes again only after a second.
-const BACKLOG: u32 = 4096;
 
 /// How long connections may take to close once all answers have ended.
 const CLOSE: Duration = Duration::from_secs(2);
-
-impl Listeners {
-    /// Within a runtime.
-    pub fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
-        Ok(Self { api: bind(config.address, "--port")?, admin: bind(config.admin_address, "--admin-port")? })
-    }
-}
 
 impl Server {
     /// Returns when requests are served.
@@ -92,27 +66,20 @@ impl Server {
             clock: Arc::new(unix_milliseconds),
             limits: ControlLimits::default(),
             versions: versions(),
-            audit: None,
+            audit: config.audit_file.as_deref().map(Audit::open).transpose()?,
         }));
-        let engine = start_engine(&config.engine, &model, &metrics, &control, clock)?;
+        let engine = start_engine(config, &model, &metrics, &control, clock)?;
         control.connect(engine.seats());
-        let policies = deploy_first(config.policies.first.clone(), Arc::clone(&control)).await?;
+        let (policies, folder) = deploy_first(config.policies.clone(), Arc::clone(&control)).await?;
 
-        let limits = EdgeLimits {
-            connections: config.server.max_connections,
-            body_bytes: config.server.max_body_bytes,
-            ..EdgeLimits::default()
-        };
-        let (address, admin_address) = (on.api.local_addr()?, on.admin.local_addr()?);
-        let edge = edge(limits, &config.engine, model, &engine, &metrics);
+        let edge = edge(config, model, &engine, &metrics);
+        let (url, admin_url) = (on.url()?, on.admin_url()?);
         let (phase, phases) = watch::channel(Phase::Serving);
-        let connections = |metrics| Connections { limits, tls: None, metrics };
-        let mut listeners = JoinSet::new();
-        let api = openai_router(Arc::clone(&edge), Gate::open());
-        listeners.spawn(serve(on.api, api, connections(Some(metrics.edge.clone())), phases.clone()));
-        let admin = admin_router(Arc::clone(&control), limits, Gate::open());
-        listeners.spawn(serve(on.admin, admin, connections(None), phases));
-        Ok(Self { address, admin_address, policies, control, edge, engine, phase, listeners })
+        let mut tasks = on.serve(Arc::clone(&edge), Arc::clone(&control), &metrics.edge, &phases);
+        if let Some(folder) = folder {
+            tasks.spawn(first_policies::follow(folder, Arc::clone(&control), phases));
+        }
+        Ok(Self { url, admin_url, policies, control, edge, engine, phase, tasks })
     }
 
     /// No new requests from now on; returns when the answers in progress have ended, by themselves or by the deadline.
@@ -125,7 +92,7 @@ impl Server {
         self.edge.cut(Duration::from_millis(200)).await;
         // Without a listener nobody waits for the phase.
         let _nobody = self.phase.send(Phase::Closing);
-        let closed = async { while self.listeners.join_next().await.is_some() {} };
+        let closed = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(CLOSE, closed).await.is_err() {
             let _nobody = self.phase.send(Phase::Gone);
         }
@@ -135,23 +102,15 @@ impl Server {
     }
 }
 
-fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {
-    let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    listen().map_err(|reason| ServerError { address, flag, reason })
-}
-
 fn start_engine(
-    config: &EngineConfig,
+    config: &ServeConfig,
     model: &ServedModel,
     metrics: &Arc<Metrics>,
     control: &Arc<Control>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Engine> {
+    let queue_timeout = nanos(config.server.queue_timeout);
+    let config = &config.engine;
     anyhow::ensure!(
         config.max_queued_tokens >= u64::from(model.max_model_len),
         "engine.max_queued_tokens: {} would turn a prompt of {} tokens away for ever: raise it, or lower max_model_len",
@@ -164,6 +123,7 @@ fn start_engine(
         max_queued_requests: config.max_queued_requests,
         max_queued_tokens: config.max_queued_tokens,
         starvation,
+        queue_timeout,
         max_model_len: model.max_model_len,
         ..PoolConfig::default()
     };
@@ -193,48 +153,27 @@ fn engine_limits(config: &EngineConfig, model: &ServedModel) -> EngineLimits {
     }
 }
 
-/// The shipped and the given policies go the way of every other: probed, then installed.
-async fn deploy_first(policies: [FirstPolicy; 3], control: Arc<Control>) -> Result<Vec<Deployment>> {
-    let deploy = move || -> Result<Vec<Deployment>> {
-        Slot::ALL.into_iter().zip(&policies).map(|(slot, first)| deploy_one(slot, first, &control)).collect()
-    };
-    tokio::task::spawn_blocking(deploy).await?
+async fn deploy_first(
+    policies: PoliciesConfig,
+    control: Arc<Control>,
+) -> Result<(Vec<Deployment>, Option<DirectoryWatch>)> {
+    tokio::task::spawn_blocking(move || first_policies::deploy(&policies, &control)).await?
 }
 
-fn deploy_one(slot: Slot, first: &FirstPolicy, control: &Control) -> Result<Deployment> {
-    let read;
-    let (component, name) = match &first.source {
-        PolicySource::Shipped(policy) => (policy.component, policy.name.to_owned()),
-        PolicySource::File(path) => {
-            let name = path.display().to_string();
-            read = fs::read(path).with_context(|| name.clone())?;
-            (read.as_slice(), name)
-        }
-    };
-    let class = DeploymentClass::Standard;
-    let request = DeployRequest { component, config: first.config.as_deref(), class, slot: Some(slot), by: "startup" };
-    control.deploy(&request).with_context(|| format!("the {slot} policy {name}"))
-}
-
-fn edge(
-    limits: EdgeLimits,
-    engine_config: &EngineConfig,
-    model: ServedModel,
-    engine: &Engine,
-    metrics: &Arc<Metrics>,
-) -> Arc<Edge> {
+fn edge(config: &ServeConfig, model: ServedModel, engine: &Engine, metrics: &Arc<Metrics>) -> Arc<Edge> {
     let started = unix_milliseconds();
-    let config = EdgeConfig {
+    let edge = EdgeConfig {
         model: ModelCard {
             cache_salt: model.cache_salt(),
             variants: model.variants,
             name: model.name,
             max_model_len: model.max_model_len,
-            block_tokens: engine_config.block_tokens,
+            block_tokens: config.engine.block_tokens,
             created_unix: started / 1000,
         },
         defaults: model.defaults,
-        limits,
+        limits: config.server.connections,
+        answers: config.server.answers,
         seed: started,
     };
     let parts = EdgeParts {
@@ -244,7 +183,7 @@ fn edge(
         unix_time: Arc::new(|| unix_milliseconds() / 1000),
         ready: engine.readiness(),
     };
-    Edge::new(config, parts)
+    Edge::new(edge, parts)
 }
 
 /// What this program is, at the head of a recording.

@@ -11,6 +11,7 @@ mod gguf;
 mod hostile;
 mod layers;
 mod models;
+mod operators;
 mod policies;
 mod recording;
 mod replicas;

@@ -41,11 +41,22 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     sluice().args(arguments).output().unwrap()
 }
 
+/// TLS needs to be told who does its cryptography; a second time changes nothing.
+fn http_client() -> reqwest::Client {
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = sluice()
             .args(["serve", "--port", "0", "--admin-port", "0", "--served-model-name", "sluice"])
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -54,7 +65,7 @@ impl Server {
         keep(child.stdout.take().unwrap(), &log);
         keep(child.stderr.take().unwrap(), &log);
         let (url, admin) = listening(&mut child, &log);
-        Self { child, url, admin, http: reqwest::Client::new(), log }
+        Self { child, url, admin, http: http_client(), log }
     }
 
     pub(crate) fn log(&self) -> String {
@@ -269,9 +280,10 @@ fn listening(child: &mut Child, log: &Arc<Mutex<Vec<String>>>) -> (String, Strin
     loop {
         let mut found: Vec<String> = Vec::new();
         for line in log.lock().unwrap().iter() {
-            for (at, _) in line.match_indices("http://127.0.0.1:") {
-                let end = line[at + 17..].find(|c: char| !c.is_ascii_digit()).map_or(line.len(), |n| at + 17 + n);
-                let url = line[at..end].to_owned();
+            for word in line.split_whitespace().filter(|word| word.starts_with("http")) {
+                let Some((scheme, rest)) = word.split_once("://127.0.0.1:") else { continue };
+                let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                let url = format!("{scheme}://127.0.0.1:{port}");
                 if !found.contains(&url) {
                     found.push(url);
                 }

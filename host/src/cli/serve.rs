@@ -80,8 +80,8 @@ pub struct ServeArguments {
     /// Seconds that answers in progress get when the server is told to go [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub drain_timeout: Option<u64>,
-    /// The keys that are let in, as `sluice key new` makes them; SLUICE_API_KEY in the environment is one more. With
-    /// neither, everybody is let in.
+    /// The keys that are let in, as `sluice key new` makes them; SLUICE_API_KEY (answers and metrics) and
+    /// SLUICE_ADMIN_KEY (deployments too) in the environment are two more. Without any, everybody is let in.
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
     /// The certificate and its chain, in PEM: both listeners speak TLS then.

@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(line(&shown, "replicas"), ["replicas = 2", "SLUICE__ENGINE__REPLICAS"]);
         assert_eq!(line(&shown, "block_size"), ["block_size = 32", "sluice.toml"]);
         assert_eq!(line(&shown, "queue"), ["queue = 5.0", "sluice.toml"]);
-        assert_eq!(line(&shown, "stall"), ["stall = 60.0", "default"]);
+        assert_eq!(line(&shown, "stall"), ["stall = 120.0", "default"]);
         assert!(shown.contains("# kv_blocks is not set: Blocks of the KV cache"));
     }
 

@@ -19,7 +19,7 @@ pub use sections::{
     AuditSection, AuthSection, EngineSection, LogSection, MetricsSection, ModelSection, PoliciesSection, ServerSection,
     Settings, TimeoutsSection, TlsSection,
 };
-pub use server::{AuthConfig, ServerConfig, Timeouts, TlsFiles};
+pub use server::{AuthConfig, ServerConfig, TlsConfig};
 
 /// What was typed does not make sense; the message names the key, and where it was typed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -86,15 +86,15 @@ section!(TimeoutsSection {
     /// Seconds for a request's body.
     body: f64 = 30.0,
     /// Seconds that a connection may stay open between two requests.
-    idle: f64 = 120.0,
+    idle: f64 = 75.0,
     /// Seconds in which a client must have read some of what was written to it.
-    write_stall: f64 = 60.0,
+    write_stall: f64 = 30.0,
     /// Seconds that a request may wait for a replica.
     queue: f64 = 30.0,
     /// Seconds from a request's arrival to its first token.
-    first_token: f64 = 120.0,
+    first_token: f64 = 300.0,
     /// Seconds between two tokens.
-    stall: f64 = 60.0,
+    stall: f64 = 120.0,
     /// Seconds from a request's arrival to the end of its answer.
     total: f64 = 3600.0,
 });

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sluice_http::{AnswerLimits, EdgeLimits, TlsFiles};
+
 use super::{AuthSection, ConfigError, ServerSection, TimeoutsSection, TlsSection, at_least_one};
 
 #[derive(Clone, Debug)]
@@ -11,33 +13,19 @@ pub struct ServerConfig {
     pub address: SocketAddr,
     pub admin_address: SocketAddr,
     pub drain_timeout: Duration,
-    pub max_connections: usize,
-    pub max_body_bytes: usize,
-    pub timeouts: Timeouts,
-    /// Without it the listeners speak plain HTTP.
-    pub tls: Option<TlsFiles>,
+    /// How long a request may wait for a replica.
+    pub queue_timeout: Duration,
+    pub connections: EdgeLimits,
+    pub answers: AnswerLimits,
+    pub tls: Option<TlsConfig>,
     pub auth: AuthConfig,
 }
 
-/// Each is longer than nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    pub header: Duration,
-    pub body: Duration,
-    pub idle: Duration,
-    pub write_stall: Duration,
-    pub queue: Duration,
-    pub first_token: Duration,
-    pub stall: Duration,
-    pub total: Duration,
-}
-
+/// The same certificate for both listeners; only the admin listener asks for its clients' own.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TlsFiles {
-    pub certfile: PathBuf,
-    pub keyfile: PathBuf,
-    /// Of the admin listener's clients.
-    pub ca_certs: Option<PathBuf>,
+pub struct TlsConfig {
+    pub api: TlsFiles,
+    pub admin: TlsFiles,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,28 +50,34 @@ impl ServerConfig {
             address: SocketAddr::new(server.host(), server.port()),
             admin_address: SocketAddr::new(server.admin_host(), server.admin_port()),
             drain_timeout: Duration::from_secs(server.drain_timeout()),
-            max_connections: server.max_connections(),
-            max_body_bytes: server.max_body_bytes(),
-            timeouts: Timeouts::of(timeouts)?,
-            tls: tls_files(tls)?,
-            auth: AuthConfig { key_file: auth.key_file.clone(), public_paths: public_paths(auth)? },
+            queue_timeout: seconds("timeouts.queue", timeouts.queue())?,
+            connections: connections(server, timeouts)?,
+            answers: answers(timeouts)?,
+            tls: tls_config(tls)?,
+            auth: AuthConfig { key_file: auth.key_file.clone(), public_paths: auth.public_paths() },
         })
     }
 }
 
-impl Timeouts {
-    fn of(typed: &TimeoutsSection) -> Result<Self, ConfigError> {
-        Ok(Self {
-            header: seconds("timeouts.header", typed.header())?,
-            body: seconds("timeouts.body", typed.body())?,
-            idle: seconds("timeouts.idle", typed.idle())?,
-            write_stall: seconds("timeouts.write_stall", typed.write_stall())?,
-            queue: seconds("timeouts.queue", typed.queue())?,
-            first_token: seconds("timeouts.first_token", typed.first_token())?,
-            stall: seconds("timeouts.stall", typed.stall())?,
-            total: seconds("timeouts.total", typed.total())?,
-        })
-    }
+fn connections(server: &ServerSection, timeouts: &TimeoutsSection) -> Result<EdgeLimits, ConfigError> {
+    Ok(EdgeLimits {
+        connections: server.max_connections(),
+        body_bytes: server.max_body_bytes(),
+        header_time: seconds("timeouts.header", timeouts.header())?,
+        body_time: seconds("timeouts.body", timeouts.body())?,
+        idle_time: seconds("timeouts.idle", timeouts.idle())?,
+        write_time: seconds("timeouts.write_stall", timeouts.write_stall())?,
+        ..EdgeLimits::default()
+    })
+}
+
+fn answers(timeouts: &TimeoutsSection) -> Result<AnswerLimits, ConfigError> {
+    Ok(AnswerLimits {
+        first_token: seconds("timeouts.first_token", timeouts.first_token())?,
+        stall: seconds("timeouts.stall", timeouts.stall())?,
+        total: seconds("timeouts.total", timeouts.total())?,
+        ..AnswerLimits::default()
+    })
 }
 
 pub(super) fn seconds(key: &str, typed: f64) -> Result<Duration, ConfigError> {
@@ -93,19 +87,15 @@ pub(super) fn seconds(key: &str, typed: f64) -> Result<Duration, ConfigError> {
     }
 }
 
-fn tls_files(typed: TlsSection) -> Result<Option<TlsFiles>, ConfigError> {
-    match (typed.certfile, typed.keyfile, typed.ca_certs) {
-        (Some(certfile), Some(keyfile), ca_certs) => Ok(Some(TlsFiles { certfile, keyfile, ca_certs })),
-        (None, None, None) => Ok(None),
-        (None, _, _) => Err(ConfigError::new("tls.certfile", "is not set, and TLS needs a certificate")),
-        (_, None, _) => Err(ConfigError::new("tls.keyfile", "is not set, and TLS needs the certificate's private key")),
-    }
-}
-
-fn public_paths(typed: &AuthSection) -> Result<Vec<String>, ConfigError> {
-    let paths = typed.public_paths();
-    match paths.iter().find(|path| !path.starts_with('/')) {
-        Some(wrong) => Err(ConfigError::new("auth.public_paths", format!("`{wrong}` does not begin with `/`"))),
-        None => Ok(paths),
-    }
+fn tls_config(typed: TlsSection) -> Result<Option<TlsConfig>, ConfigError> {
+    let (certificates, key) = match (typed.certfile, typed.keyfile) {
+        (Some(certfile), Some(keyfile)) => (certfile, keyfile),
+        (None, None) if typed.ca_certs.is_none() => return Ok(None),
+        (None, _) => return Err(ConfigError::new("tls.certfile", "is not set, and TLS needs a certificate")),
+        (_, None) => {
+            return Err(ConfigError::new("tls.keyfile", "is not set, and a certificate needs its private key"));
+        }
+    };
+    let api = TlsFiles { certificates, key, client_ca: None };
+    Ok(Some(TlsConfig { admin: TlsFiles { client_ca: typed.ca_certs, ..api.clone() }, api }))
 }
