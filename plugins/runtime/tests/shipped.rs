@@ -30,8 +30,8 @@ fn batching(name: &str, config: &str) -> Box<dyn BatchingPolicy> {
     }
 }
 
-fn routing(name: &str) -> Box<dyn RoutingPolicy> {
-    match loaded(name).revision("{}") {
+fn routing(name: &str, config: &str) -> Box<dyn RoutingPolicy> {
+    match loaded(name).revision(config) {
         Revision::Routing(source) => source.instantiate().unwrap(),
         _ => panic!("{name} is no routing policy"),
     }
@@ -78,19 +78,27 @@ fn admission_agrees<P: Admission + Send>(name: &str, config: &str, asked: &[Aske
     }
 }
 
-fn routing_agrees<P: Routing + Send>(name: &str, view: &sluice_core::view::RoutingView) {
-    let native = NativeRevision::<P>::new(Slot::Routing, "{}");
+fn routing_agrees<P: Routing + Send>(name: &str, config: &str, view: &sluice_core::view::RoutingView) {
+    let native = NativeRevision::<P>::new(Slot::Routing, config);
     let mut native = Instantiate::<dyn RoutingPolicy>::instantiate(&native).unwrap();
-    assert_eq!(routing(name).rank(view).unwrap(), native.rank(view).unwrap());
+    assert_eq!(routing(name, config).rank(view).unwrap(), native.rank(view).unwrap());
 }
 
-fn batching_agrees<P: Batching + Send>(name: &str, config: &str, views: &[BatchingView]) {
+fn batching_agrees<P: Batching + Send>(name: &str, config: &str, seen: &[(BatchingView, Events)]) {
     let native = NativeRevision::<P>::new(Slot::Batching, config);
     let mut native = Instantiate::<dyn BatchingPolicy>::instantiate(&native).unwrap();
     let mut component = batching(name, config);
-    for view in views {
+    for (view, events) in seen {
+        component.observe(events).unwrap();
+        native.observe(events).unwrap();
         assert_eq!(component.plan(view).unwrap(), native.plan(view).unwrap());
+        assert_eq!(component.export_state().unwrap(), native.export_state().unwrap());
     }
+}
+
+/// What reaches a batching policy.
+fn seen() -> impl Strategy<Value = Vec<(BatchingView, Events)>> {
+    prop::collection::vec((views::batching(), views::events()), 1..8)
 }
 
 proptest! {
@@ -108,27 +116,60 @@ proptest! {
 
     #[test]
     fn least_loaded_decides_as_it_does_natively(view in views::routing()) {
-        routing_agrees::<least_loaded::LeastLoaded>("least-loaded", &view);
+        routing_agrees::<least_loaded::LeastLoaded>("least-loaded", "{}", &view);
     }
 
     #[test]
     fn two_choices_decides_as_it_does_natively(view in views::routing()) {
-        routing_agrees::<two_choices::TwoChoices>("two-choices", &view);
+        routing_agrees::<two_choices::TwoChoices>("two-choices", "{}", &view);
     }
 
     #[test]
-    fn first_come_decides_as_it_does_natively(views in prop::collection::vec(views::batching(), 1..4)) {
-        batching_agrees::<first_come::FirstCome>("first-come", r#"{"max_running": 9}"#, &views);
+    fn prefix_affinity_decides_as_it_does_natively(view in views::routing()) {
+        routing_agrees::<prefix_affinity::PrefixAffinity>("prefix-affinity", "{}", &view);
+    }
+
+    #[test]
+    fn session_affinity_decides_as_it_does_natively(
+        view in views::routing(),
+        without in prop::sample::select(vec!["tenant", "least-loaded"]),
+    ) {
+        let config = format!(r#"{{"without_session": "{without}"}}"#);
+        routing_agrees::<session_affinity::SessionAffinity>("session-affinity", &config, &view);
+    }
+
+    #[test]
+    fn token_bucket_decides_as_it_does_natively(
+        asked in asked(),
+        order in prop::sample::select(vec!["fair", "first-come"]),
+    ) {
+        let config = format!(r#"{{"max_tenants": 3, "tokens_per_s": 100, "order": "{order}"}}"#);
+        admission_agrees::<token_bucket::TokenBucket>("token-bucket", &config, &asked);
+    }
+
+    #[test]
+    fn priority_decides_as_it_does_natively(asked in asked()) {
+        admission_agrees::<priority::Priority>("priority", r#"{"max_requests": 100}"#, &asked);
+    }
+
+    #[test]
+    fn first_come_decides_as_it_does_natively(seen in seen()) {
+        batching_agrees::<first_come::FirstCome>("first-come", r#"{"max_running": 9}"#, &seen);
+    }
+
+    #[test]
+    fn step_time_decides_as_it_does_natively(seen in seen()) {
+        batching_agrees::<step_time::StepTime>("step-time", r#"{"tpot_target_ms": 20}"#, &seen);
     }
 
     #[test]
     fn utilization_band_decides_as_it_does_natively(
-        views in prop::collection::vec(views::batching(), 1..8),
+        seen in seen(),
         signal in prop::sample::select(vec!["nvml", "engine-busy", "roofline-share"]),
         base in prop::sample::select(vec!["limit", "pool"]),
     ) {
         let config = format!(r#"{{"signal": "{signal}", "base": "{base}", "low": 0.4, "high": 0.6}}"#);
-        batching_agrees::<utilization_band::UtilizationBand>("utilization-band", &config, &views);
+        batching_agrees::<utilization_band::UtilizationBand>("utilization-band", &config, &seen);
     }
 }
 

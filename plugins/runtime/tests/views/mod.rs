@@ -3,8 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sluice_core::view::{
-    ArrivalView, BatchingView, DeviceSample, EngineLimits, EngineNow, FlowTable, FlowView, PoolView, ReplicaTable,
-    RequestView, RoutingView, SequenceTable, UNKNOWN,
+    ArrivalView, BatchingView, DeviceSample, EngineLimits, EngineNow, FlowTable, FlowView, LastStep, PoolView,
+    ReplicaTable, RequestView, RoutingView, SequenceTable, UNKNOWN,
 };
 use sluice_core::{Events, FinishReason, Finished, ReplicaId, RequestId, TenantId};
 
@@ -73,26 +73,57 @@ fn sequences(phases: Vec<u8>) -> SequenceTable {
     }
 }
 
+fn last_step() -> impl Strategy<Value = LastStep> {
+    let time = || prop_oneof![Just(0), 0..200_000_000_u64, any::<u64>()];
+    (time(), time(), time(), any::<u32>(), 0..300_u32, any::<u64>()).prop_map(
+        |(wall, device, host_gap, prefill_tokens, decode_sequences, context_tokens)| LastStep {
+            wall,
+            device,
+            host_gap,
+            prefill_tokens,
+            decode_sequences,
+            context_tokens,
+            ..LastStep::default()
+        },
+    )
+}
+
 pub(crate) fn batching() -> impl Strategy<Value = BatchingView> {
-    (any::<u64>(), 0..300_u32, 0..5000_u32, prop::option::of(sample()), vec(0..6_u8, 0..40)).prop_map(
-        |(random, max_sequences, max_batched_tokens, device, phases)| BatchingView {
-            random,
-            limits: EngineLimits { max_sequences, max_batched_tokens, ..EngineLimits::default() },
-            engine: EngineNow { device, ..EngineNow::default() },
-            sequences: sequences(phases),
-            ..BatchingView::default()
+    let limits = (0..300_u32, 0..5000_u32, 0..32_u32, any::<u32>());
+    let engine = (any::<u32>(), prop::option::of(sample()));
+    (any::<u64>(), limits, engine, prop::option::of(last_step()), vec(0..6_u8, 0..40)).prop_map(
+        |(random, (max_sequences, max_batched_tokens, block_tokens, blocks_total), engine, last_step, phases)| {
+            let limits = EngineLimits {
+                max_sequences,
+                max_batched_tokens,
+                block_tokens,
+                blocks_total,
+                ..EngineLimits::default()
+            };
+            let (blocks_free, device) = engine;
+            BatchingView {
+                random,
+                limits,
+                engine: EngineNow { blocks_free, device, ..EngineNow::default() },
+                last_step,
+                sequences: sequences(phases),
+                ..BatchingView::default()
+            }
         },
     )
 }
 
 pub(crate) fn routing() -> impl Strategy<Value = RoutingView> {
     let replica = (0..4_u8, any::<u32>(), prop_oneof![0..100_u64, any::<u64>()], prop_oneof![0..90_u32, any::<u32>()]);
-    (any::<u64>(), any::<u64>(), 0..100_u32, vec(replica, 0..8)).prop_map(|(now, random, prompt_tokens, rows)| {
+    let request = (0..100_u32, 0..TENANTS, prop::option::of(any::<u64>()));
+    (any::<u64>(), any::<u64>(), request, vec(replica, 0..8)).prop_map(|(now, random, request, rows)| {
         let mut replicas = ReplicaTable::default();
         for (id, (state, requests, tokens, cached)) in (0..).zip(rows) {
             push_replica(&mut replicas, id, state, requests, tokens, cached);
         }
-        RoutingView { now, random, request: RequestView { prompt_tokens, ..RequestView::default() }, replicas }
+        let (prompt_tokens, tenant, session) = request;
+        let request = RequestView { prompt_tokens, tenant, session, ..RequestView::default() };
+        RoutingView { now, random, request, replicas }
     })
 }
 
@@ -149,13 +180,19 @@ pub(crate) fn flows() -> impl Strategy<Value = FlowView> {
 }
 
 pub(crate) fn arrival() -> impl Strategy<Value = ArrivalView> {
-    (0..TENANTS, 0.1..9.0_f64, any::<u32>(), any::<i32>(), flows()).prop_map(
-        |(tenant, tenant_weight, prompt_tokens, priority, view)| ArrivalView {
-            now: view.now,
-            random: view.random,
-            request: RequestView { tenant, tenant_weight, prompt_tokens, priority, ..RequestView::default() },
-            pool: view.pool,
-            flows: view.flows,
+    let tokens = (any::<u32>(), any::<u32>());
+    (0..TENANTS, 0.1..9.0_f64, tokens, any::<i32>(), flows()).prop_map(
+        |(tenant, tenant_weight, (prompt_tokens, max_new_tokens), priority, view)| {
+            let request = RequestView {
+                id: tenant,
+                tenant,
+                tenant_weight,
+                prompt_tokens,
+                max_new_tokens,
+                priority,
+                ..RequestView::default()
+            };
+            ArrivalView { now: view.now, random: view.random, request, pool: view.pool, flows: view.flows }
         },
     )
 }
