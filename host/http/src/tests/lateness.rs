@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_core::FinishReason;
+use sluice_core::{EndOfStream, Failure, FailureKind, FinishReason, SECOND, TokenEvent};
 
 use super::client::{chat, connect, get, rest, send};
 use super::engine::{Server, end, say};
@@ -28,6 +28,24 @@ async fn an_answer_that_does_not_begin_is_a_status() {
         assert_eq!(server.finished().await, FinishReason::Cancelled);
     }
     assert!(counted(&server, "first_token").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waited_in_the_queue_for_too_long_is_told_when_to_come_back() {
+    let mut server = Server::start().await;
+    for body in [BODY, STREAM] {
+        let client = connect(server.address, &chat(body)).await;
+        let request = server.offered().await;
+        let failure = Failure::new(FailureKind::QueueTimeout, "it waited for 30 s");
+        let failure = Some(Failure { retry_after: Some(9 * SECOND), ..failure });
+        let end = EndOfStream { reason: FinishReason::Failed, failure, cached_tokens: 0 };
+        request.sink.send(TokenEvent::End(end)).unwrap();
+        let reply = rest(client).await;
+        let seen = (reply.status, reply.code(), reply.header("retry-after"));
+        assert_eq!(seen, (503, "queue_timeout".to_owned(), Some("9")));
+    }
+    assert!(counted(&server, "queue").await);
+    assert!(server.is_quiet());
 }
 
 #[tokio::test(flavor = "multi_thread")]
