@@ -257,7 +257,7 @@ fn follow(line: &[u8], before: &AuditHead) -> Result<(Entry, AuditHead), BadLine
     let hash = hash.strip_suffix("\"}").ok_or_else(|| bad("it has no hash at its end"))?;
     let body = format!("{body}}}");
     if Digest::of(body.as_bytes()).to_string() != hash {
-        return Err(bad("its hash is of something else"));
+        return Err(bad("its hash is not that of its text"));
     }
     let record: Record = serde_json::from_str(&body).map_err(|error| BadLine(error.to_string()))?;
     if record.previous != before.hash {
