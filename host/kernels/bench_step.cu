@@ -17,14 +17,19 @@ static void register_kernels() {
 #undef WIDE
   for (auto& k : g_k) CK(cudaFuncSetAttribute(k.second.f, cudaFuncAttributeMaxDynamicSharedMemorySize, k.second.smem));
 }
-static void run_attention(const AttentionArgs& a, int B, int kv, int warps, bool pdl) { launch(warps == 12 ? (const void*)decode_attention_12 : warps == 6 ? (const void*)decode_attention_6 : (const void*)decode_attention, dim3(a.splits, kv, B), 32 * warps, warps * 4160, a, pdl); }
+// warps 0: the spread kernel, by `splits` blocks.
+static void run_attention(const AttentionArgs& a, int B, int kv, int warps, bool pdl) {
+  if (warps == 0) { AttentionArgs s = a; s.batch = B; launch((const void*)decode_attention_spread, a.splits, 128, 4 * 4160, s, pdl); return; }
+  launch(warps == 12 ? (const void*)decode_attention_12 : warps == 6 ? (const void*)decode_attention_6 : (const void*)decode_attention, dim3(a.splits, kv, B), 32 * warps, warps * 4160, a, pdl);
+}
+static std::vector<int> page_starts(const std::vector<int>& lengths, int kv) { std::vector<int> s{0}; for (int l : lengths) s.push_back(s.back() + std::max(1, (l + 15) / 16) * kv); return s; }
 static float* g_part; static unsigned* g_arr;
 static void check_attention(int heads, int kv, std::vector<int> len, int splits, bool wide, int warps = 4) {
   std::mt19937 r(heads * 131 + splits); int B = len.size(), stride = 0; for (int l : len) stride = std::max(stride, (l + 15) / 16 + 1);
   int blocks = B * stride; std::vector<int> perm(blocks), tab(B * stride); for (int i = 0; i < blocks; i++) perm[i] = i; std::shuffle(perm.begin(), perm.end(), r); tab = perm;
   auto q = random_host((size_t)B * heads * 128, 1, r), k = random_host((size_t)blocks * kv * 2048, 1, r), v = random_host((size_t)blocks * kv * 2048, 1, r);
   for (int b = 0; b < B; b++) for (int t = len[b]; t < stride * 16; t++) for (int h = 0; h < kv; h++) for (int d = 0; d < 128; d++) { size_t at = (((size_t)tab[b * stride + t / 16] * kv + h) * 16 + t % 16) * 128 + d; k[at] = v[at] = 0x7fc0; }  // NaN past the end
-  int rows = (B + 7) / 8 * 8; AttentionArgs a = {}; a.q = (bf16*)upload(q); a.k_cache = (bf16*)upload(k); a.v_cache = (bf16*)upload(v); a.tables = upload(tab); a.lengths = upload(len);
+  int rows = (B + 7) / 8 * 8; AttentionArgs a = {}; a.q = (bf16*)upload(q); a.k_cache = (bf16*)upload(k); a.v_cache = (bf16*)upload(v); a.tables = upload(tab); a.lengths = upload(len); a.starts = upload(page_starts(len, kv));
   uint16_t* out = dev_alloc<uint16_t>((size_t)rows * heads * 128); CK(cudaMemset(out, 0xff, (size_t)rows * heads * 256)); a.out = (bf16*)out; a.partial = g_part; a.arrivals = g_arr; a.heads = heads; a.kv_heads = kv; a.table_stride = stride; a.splits = splits;
   a.wide = wide; a.out_row = wide ? 8 : heads * 128; a.out_oct = wide ? 8 * rows : 8; a.scale = 1.4426950408889634f / std::sqrt(128.f);
   run_attention(a, B, kv, warps, false); CK(cudaStreamSynchronize(g_stream)); CK(cudaGetLastError());
@@ -36,7 +41,7 @@ static void check_attention(int heads, int kv, std::vector<int> len, int splits,
     for (int d = 0; d < 128; d++) { double x = 0; for (int t = 0; t < len[b]; t++) x += s[t] * bf2f(v[at(t) + d]); ref[(size_t)i * 128 + d] = len[b] ? x / z : 0; } });
   double e = rel(ref, [&](size_t i) { int b = i / (heads * 128), c = i % (heads * 128); if (wide) c = wide_index(c); return bf2f(o[(size_t)b * a.out_row + (size_t)(c / 8) * a.out_oct + c % 8]); });
   char name[99]; snprintf(name, 99, "attention heads %d/%d batch %d splits %d warps %d%s", heads, kv, B, splits, warps, wide ? " wide" : ""); report(name, e, 5e-3);
-  for (void* p : {(void*)a.q, (void*)a.k_cache, (void*)a.v_cache, (void*)a.tables, (void*)a.lengths, (void*)out}) cudaFree(p);
+  for (void* p : {(void*)a.q, (void*)a.k_cache, (void*)a.v_cache, (void*)a.tables, (void*)a.lengths, (void*)a.starts, (void*)out}) cudaFree(p);
 }
 static void check_fused() {
   std::mt19937 r(5); const int B = 16, n = 5120, S = 2;
@@ -92,31 +97,31 @@ static Model make_model(Fmt f) {
   m.head = make(BF16, VOCAB, D); m.norm = random_dev<bf16>(D * 2, 0x007f007f, 0x3f803f80); m.bias = random_dev<bf16>(QKV * 2); CK(cudaDeviceSynchronize()); return m;
 }
 static void free_model(Model& m) { for (auto& x : m.m) { cudaFree(x.w); if (x.s) cudaFree(x.s); } cudaFree(m.head.w); cudaFree(m.norm); cudaFree(m.bias); }
-struct Buffers { bf16 *hidden, *x, *qkv, *q, *att, *gu, *act, *logits; float* parts; float4* partial; unsigned *arr, *att_arr; float* att_part; float2* cs; int *pos, *slots, *lens, *tables; bf16 *kc, *vc; unsigned long long* best; int stride; size_t layer_kv; };
+struct Buffers { bf16 *hidden, *x, *qkv, *q, *att, *gu, *act, *logits; float* parts; float4* partial; unsigned *arr, *att_arr; float* att_part; float2* cs; int *pos, *slots, *lens, *starts, *tables; bf16 *kc, *vc; unsigned long long* best; int stride; size_t layer_kv; };
 static Buffers make_buffers(int B, int ctx) {
   Buffers b; size_t R = std::max(B, 8); b.hidden = random_dev<bf16>(R * D * 2); b.x = random_dev<bf16>(R * D * 2); b.qkv = random_dev<bf16>(R * QKV * 2); b.q = random_dev<bf16>(R * D * 2); b.att = random_dev<bf16>(R * D * 2); b.gu = random_dev<bf16>(R * 2 * FF * 2); b.act = random_dev<bf16>(R * FF * 2); b.logits = random_dev<bf16>(R * VOCAB * 2);
   b.parts = random_dev<float>(R * 4 * QKV * 4); b.partial = dev_alloc<float4>(64 << 20 >> 4); b.arr = dev_alloc<unsigned>(1 << 16); CK(cudaMemset(b.arr, 0, 4 << 16)); b.att_arr = dev_alloc<unsigned>(1 << 14); CK(cudaMemset(b.att_arr, 0, 4 << 14)); b.att_part = dev_alloc<float>((size_t)B * KV * 32 * 8 * 130); b.cs = random_dev<float2>(8192 * 64 * 8, 0x007fffff, 0x3f000000);
   b.stride = (ctx + 15) / 16; int blocks = B * b.stride; std::vector<int> t(blocks), p(B, ctx - 1), s(B), l(B, ctx); for (int i = 0; i < blocks; i++) t[i] = i; std::mt19937 r(1); std::shuffle(t.begin(), t.end(), r); for (int i = 0; i < B; i++) s[i] = t[i * b.stride + (ctx - 1) / 16] * 16 + (ctx - 1) % 16;
-  b.tables = upload(t); b.pos = upload(p); b.slots = upload(s); b.lens = upload(l); b.layer_kv = (size_t)blocks * KV * 2048; b.kc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.vc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.best = dev_alloc<unsigned long long>(R); CK(cudaDeviceSynchronize()); return b;
+  b.tables = upload(t); b.pos = upload(p); b.slots = upload(s); b.lens = upload(l); b.starts = upload(page_starts(l, KV)); b.layer_kv = (size_t)blocks * KV * 2048; b.kc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.vc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.best = dev_alloc<unsigned long long>(R); CK(cudaDeviceSynchronize()); return b;
 }
-static void free_buffers(Buffers& b) { for (void* p : {(void*)b.hidden, (void*)b.x, (void*)b.qkv, (void*)b.q, (void*)b.att, (void*)b.gu, (void*)b.act, (void*)b.logits, (void*)b.parts, (void*)b.partial, (void*)b.arr, (void*)b.att_arr, (void*)b.att_part, (void*)b.cs, (void*)b.tables, (void*)b.pos, (void*)b.slots, (void*)b.lens, (void*)b.kc, (void*)b.vc, (void*)b.best}) cudaFree(p); }
+static void free_buffers(Buffers& b) { for (void* p : {(void*)b.hidden, (void*)b.x, (void*)b.qkv, (void*)b.q, (void*)b.att, (void*)b.gu, (void*)b.act, (void*)b.logits, (void*)b.parts, (void*)b.partial, (void*)b.arr, (void*)b.att_arr, (void*)b.att_part, (void*)b.cs, (void*)b.tables, (void*)b.pos, (void*)b.slots, (void*)b.lens, (void*)b.starts, (void*)b.kc, (void*)b.vc, (void*)b.best}) cudaFree(p); }
 static int attention_splits(int B, int kv, int pages) { return std::max(1, std::min({(3 * g_sms + B * kv - 1) / (B * kv), (pages + 3) / 4, 32})); }
 static LtGemm* g_lt; static std::map<std::tuple<int, int, int>, LtGemm::Plan> g_plans;
 static void lt(int m, const Matrix& w, const bf16* x, bf16* y) { auto key = std::make_tuple(m, w.n, w.k); auto it = g_plans.find(key); if (it == g_plans.end()) { printf("no plan\n"); exit(1); } g_lt->run(it->second, x, w.w, y); }
 static void plan(int m) { for (auto nk : {std::make_pair(QKV, D), {D, D}, {2 * FF, D}, {D, FF}, {VOCAB, D}}) { auto key = std::make_tuple(m, nk.first, nk.second); if (!g_plans.count(key)) g_plans[key] = g_lt->plan(m, nk.first, nk.second); } }
 
-static bool g_silu8 = true; static int g_wgs = 4;
+static bool g_silu8 = true, g_spread = true; static int g_wgs = 4;
 struct Parts { bool products = true, attention = true, small = true, head = true, pdl = true; };
 static void step(const Model& M, const Buffers& b, int B, int ctx, Parts on) {
   const std::string five = M.f == NF4 && g_wgs == 5 && (B == 16 || B == 32) ? "_5" : "";
-  const bool rows = B <= 8, library = M.f == BF16 && !rows, wide = !rows && !library; const std::string f = fmt_name[M.f], ws = std::to_string(B); const bool pdl = on.pdl && B < 128;  // the wide products of 128 rows are faster one after the other
+  const bool rows = B <= 8, library = M.f == BF16 && !rows, wide = !rows && !library;  const std::string f = fmt_name[M.f], ws = std::to_string(B); const bool pdl = on.pdl && B < 128;  // the wide products of 128 rows are faster one after the other
   auto product = [&](const std::string& name, const Matrix& w, const bf16* x, bf16* y, int splits, bool wide_out) {
     if (!on.products) return;
     const Kernel& k = g_k.at(name); ProductArgs a = {}; a.weights = w.w; a.scales = w.s; a.x = x; a.y = y; a.partial = b.partial; a.arrivals = b.arr; a.m = B; a.n = w.n; a.k = w.k; a.alpha = 0.02f; a.splits = splits; a.y_f32 = b.parts; a.split_stride = B * w.n;
     a.x_row = wide ? 8 : w.k; a.x_oct = wide ? 8 * B : 8; const int ny = name.find("silu") != std::string::npos ? w.n / 2 : w.n; a.y_row = wide_out ? 8 : ny; a.y_oct = wide_out ? 8 * B : 8; a.y_wide = wide_out;
     launch(k.f, name.find("k5w8a1") != std::string::npos ? 2 * g_sms : g_sms, k.threads, k.smem, a, pdl);
   };
-  auto norm = [&](const bf16* delta, const float* parts, int splits, bf16* out, bool w) { if (!on.small) return; NormArgs a = {}; a.hidden = b.hidden; a.delta = delta; a.parts = parts; a.weight = M.norm; a.out = out; a.n = D; a.splits = splits; a.split_stride = B * D; a.out_row = w ? 8 : D; a.out_oct = w ? 8 * B : 8; a.wide = w; a.eps = 1e-6f; launch((const void*)add_rms_norm, B, D / 8, 0, a, pdl); };
+  auto norm = [&](const bf16* delta, const float* parts, int splits, bf16* out, bool w) { if (!on.small) return; NormArgs a = {}; a.hidden = b.hidden; a.delta = delta; a.parts = parts; a.out = out; a.weight = M.norm; a.n = D; a.splits = splits; a.split_stride = B * D; a.out_row = w ? 8 : D; a.out_oct = w ? 8 * B : 8; a.wide = w; a.eps = 1e-6f; launch((const void*)add_rms_norm, B, D / 8, 0, a, pdl); };
   const int qs = rows && M.f != BF16 ? 2 : 1, os = qs, ds = rows && M.f != BF16 ? 2 : 1;
   if (on.head) CK(cudaMemsetAsync(b.best, 0, B * 8, g_stream));
   norm(nullptr, nullptr, 1, b.x, wide);
@@ -126,7 +131,7 @@ static void step(const Model& M, const Buffers& b, int B, int ctx, Parts on) {
     const std::string small = f + (M.f == BF16 ? "_m8_k5w16a1" : "_m8_k5w8a1");
     if (rows) product(small, m[0], b.x, b.qkv, qs, false); else if (library) { if (on.products) lt(B, m[0], b.x, b.qkv); } else product(f + "_wide" + ws + five, m[0], b.x, b.qkv, 1, false);
     if (on.small) { RopeArgs a = {}; a.qkv = b.qkv; a.parts = qs > 1 ? b.parts : nullptr; a.bias = M.bias; a.cos_sin = b.cs; a.positions = b.pos; a.slots = b.slots; a.q = b.q; a.k_cache = b.kc + l * b.layer_kv; a.v_cache = b.vc + l * b.layer_kv; a.heads = H; a.kv_heads = KV; a.splits = qs; a.split_stride = B * QKV; launch((const void*)rope_kv, dim3(14, B), 128, 0, a, pdl); }
-    if (on.attention) { AttentionArgs a = {}; a.q = b.q; a.k_cache = b.kc + l * b.layer_kv; a.v_cache = b.vc + l * b.layer_kv; a.tables = b.tables; a.lengths = b.lens; a.out = b.att; a.partial = b.att_part; a.arrivals = b.att_arr; a.heads = H; a.kv_heads = KV; a.table_stride = b.stride; a.splits = attention_splits(B, KV, b.stride); a.wide = wide; a.out_row = wide ? 8 : D; a.out_oct = wide ? 8 * B : 8; a.scale = 1.4426950408889634f / std::sqrt(128.f); const int warps = B <= 16 ? 12 : B <= 64 ? 6 : 4; if (B <= 2) a.splits = std::min(8, (b.stride + 3) / 4); else if (ctx <= 1024 || B >= 32) a.splits = 1; run_attention(a, B, KV, warps, pdl); }
+    if (on.attention) { AttentionArgs a = {}; a.q = b.q; a.k_cache = b.kc + l * b.layer_kv; a.v_cache = b.vc + l * b.layer_kv; a.tables = b.tables; a.lengths = b.lens; a.starts = b.starts; a.out = b.att; a.partial = b.att_part; a.arrivals = b.att_arr; a.heads = H; a.kv_heads = KV; a.table_stride = b.stride; a.splits = attention_splits(B, KV, b.stride); a.wide = wide; a.out_row = wide ? 8 : D; a.out_oct = wide ? 8 * B : 8; a.scale = 1.4426950408889634f / std::sqrt(128.f); int warps = B <= 16 ? 12 : B <= 64 ? 6 : 4; if (B <= 2) a.splits = std::min(8, (b.stride + 3) / 4); else if (ctx <= 1024 || B >= 32) a.splits = 1; if (g_spread && B >= 64) { warps = 0; a.splits = 2 * g_sms; } run_attention(a, B, KV, warps, pdl); }
     if (rows) product(small, m[1], b.att, b.qkv, os, false); else if (library) { if (on.products) lt(B, m[1], b.att, b.qkv); } else product(f + (B == 128 && M.f == NF4 ? "_wide128_2" : "_wide" + ws + five), m[1], b.att, b.qkv, 1, false);
     norm(os > 1 ? nullptr : b.qkv, os > 1 ? b.parts : nullptr, os, b.x, wide);
     if (rows) product(M.f == NF4 && g_silu8 ? "nf4_m8_silu_k5w8a1" : f + "_m8_silu", m[2], b.x, b.act, 1, false);
@@ -147,17 +152,22 @@ int main(int argc, char** argv) {
   g_part = dev_alloc<float>((size_t)64 << 20); g_arr = dev_alloc<unsigned>(1 << 16); CK(cudaMemset(g_arr, 0, 4 << 16));
   if (has("check")) {
     for (bool w : {false, true}) { check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 1, w); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 3, w); }
-    check_attention(40, 8, {5000}, 13, false); check_attention(40, 40, {100, 700}, 2, false); check_attention(8, 8, {31}, 1, false); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 2, true, 6); check_attention(40, 40, {100, 700}, 1, false, 6); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 1, true, 12); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 2, false, 12); check_fused();
+    check_attention(40, 8, {5000}, 13, false); check_attention(40, 40, {100, 700}, 2, false); check_attention(8, 8, {31}, 1, false); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 2, true, 6); check_attention(40, 40, {100, 700}, 1, false, 6); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 1, true, 12); check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, 2, false, 12);
+    for (int blocks : {1, 7, 50, 2 * g_sms}) for (bool w : {false, true}) check_attention(40, 8, {1, 17, 600, 16, 0, 513, 4000, 33}, blocks, w, 0);
+    std::vector<int> many(200); for (int i = 0; i < 200; i++) many[i] = i * 37 % 300; check_attention(10, 2, many, 2 * g_sms, false, 0); check_attention(4, 4, {700, 3}, 2 * g_sms, false, 0);
+    check_fused();
   }
   if (has("attention")) {
-    printf("attention (with combine, dependent launch), us and share of 4.33 TB/s: batch x context\n");
-    for (int ctx : {512, 4096}) for (int B : {1, 8, 32, 128, 256}) {
-      Buffers b = {}; int stride = ctx / 16; int L = std::max<int>(2, std::min<size_t>(48, ((size_t)400 << 20) / ((size_t)B * ctx * 4096) + 1)); size_t layer = (size_t)B * stride * KV * 2048; bf16 *kc = random_dev<bf16>(layer * L * 2), *vc = random_dev<bf16>(layer * L * 2), *q = random_dev<bf16>((size_t)B * D * 2), *out = random_dev<bf16>((size_t)B * D * 2);
-      std::vector<int> t(B * stride), l(B, ctx); for (size_t i = 0; i < t.size(); i++) t[i] = i; std::mt19937 r(1); std::shuffle(t.begin(), t.end(), r); int *td = upload(t), *ld = upload(l); double best = 1e30; int bs = 0; std::string all;
-      for (int warps : {4, 6, 12}) for (int mult : {0, 1, 2, 3}) { int s = mult == 0 ? 1 : std::max(1, std::min({(mult * g_sms + B * KV - 1) / (B * KV), (stride + 3) / 4, 32})); 
-        double us = time_graph([&] { for (int i = 0; i < 2 * L; i++) { AttentionArgs a = {}; a.q = q; a.k_cache = kc + layer * (i % L); a.v_cache = vc + layer * (i % L); a.tables = td; a.lengths = ld; a.out = out; a.partial = g_part; a.arrivals = g_arr; a.heads = H; a.kv_heads = KV; a.table_stride = stride; a.splits = s; a.out_row = D; a.out_oct = 8; a.scale = 0.1f; run_attention(a, B, KV, warps, true); } }, 5) / (2 * L);
-        if (us < best) best = us, bs = s * 100 + warps; char tmp[40]; snprintf(tmp, 40, " s%dw%d:%.1f", s, warps, us); all += tmp; }
-      printf("%4d x %-5d %8.1f us (%3.0f%%) splits %d  [%s ]\n", B, ctx, best, 100 * (double)B * ctx * 4096 / best / 4.33e6, bs, all.c_str()); fflush(stdout); for (void* x : {(void*)kc, (void*)vc, (void*)q, (void*)out, (void*)td, (void*)ld}) cudaFree(x);
+    printf("attention (with combine, dependent launch), us and share of 4.33 TB/s: batch x context (0: mixed, 100 to 4000)\n");
+    for (int ctx : {512, 4096, 0}) for (int B : {1, 8, 32, 128, 256}) {
+      std::mt19937 r(1); std::vector<int> l(B, ctx); if (!ctx) for (auto& x : l) x = 100 + r() % 3900; double bytes = 0; int longest = 0; for (int x : l) { bytes += x * 4096.0; longest = std::max(longest, x); }
+      const int stride = (longest + 15) / 16, L = std::max<int>(2, std::min<size_t>(48, (size_t)(((size_t)400 << 20) / bytes) + 1)); const size_t layer = (size_t)B * stride * KV * 2048; bf16 *kc = random_dev<bf16>(layer * L * 2), *vc = random_dev<bf16>(layer * L * 2), *q = random_dev<bf16>((size_t)B * D * 2), *out = random_dev<bf16>((size_t)B * D * 2);
+      std::vector<int> t(B * stride); for (size_t i = 0; i < t.size(); i++) t[i] = i; std::shuffle(t.begin(), t.end(), r); int *td = upload(t), *ld = upload(l), *sd = upload(page_starts(l, KV)); double best = 1e30, spread = 0; int bs = 0; std::string all;
+      for (int warps : {0, 4, 6, 12}) for (int mult : {0, 1, 2, 3}) { if (!warps && mult) continue; const int s = !warps ? 2 * g_sms : mult == 0 ? 1 : std::max(1, std::min({(mult * g_sms + B * KV - 1) / (B * KV), (stride + 3) / 4, 32}));
+        const double us = time_graph([&] { for (int i = 0; i < 2 * L; i++) { AttentionArgs a = {}; a.q = q; a.k_cache = kc + layer * (i % L); a.v_cache = vc + layer * (i % L); a.tables = td; a.lengths = ld; a.starts = sd; a.out = out; a.partial = g_part; a.arrivals = g_arr; a.heads = H; a.kv_heads = KV; a.table_stride = stride; a.splits = s; a.out_row = D; a.out_oct = 8; a.scale = 0.1f; run_attention(a, B, KV, warps, true); } }, 5) / (2 * L);
+        if (!warps) { spread = us; continue; } if (us < best) best = us, bs = s * 100 + warps; char tmp[40]; snprintf(tmp, 40, " s%dw%d:%.1f", s, warps, us); all += tmp; }
+      auto share = [&](double us) { return 100 * bytes / us / 4.33e6; };
+      printf("%4d x %-5d spread %7.1f us (%3.0f%%), best split %7.1f us (%3.0f%%) [%s ]\n", B, ctx, spread, share(spread), best, share(best), all.c_str()); fflush(stdout); for (void* x : {(void*)kc, (void*)vc, (void*)q, (void*)out, (void*)td, (void*)ld, (void*)sd}) cudaFree(x);
     }
   }
   if (has("lt")) {
@@ -172,9 +182,10 @@ int main(int argc, char** argv) {
   if (has("step")) {
     printf("decode step, 48 layers, context 600, head and argmax included, one CUDA graph, ms: total | without dependent launch | products only, attention only, small only, head only\n");
     for (Fmt f : {NF4, INT8, BF16}) { if (what.find("onlynf4") != std::string::npos && f != NF4) continue; Model M = make_model(f);
-      for (int B : {1, 2, 4, 8, 16, 32, 64, 128}) { plan(B); Buffers b = make_buffers(B, 600); auto t = [&](Parts on) { return time_graph([&] { step(M, b, B, 600, on); }, 9) / 1e3; };
+      for (int B : {1, 2, 4, 8, 16, 32, 64, 128, 256}) { if (what.find("256") != std::string::npos && B < 128) continue; plan(B); Buffers b = make_buffers(B, 600); auto t = [&](Parts on) { return time_graph([&] { step(M, b, B, 600, on); }, 9) / 1e3; };
         Parts all, nopdl, pr, at, sm, he; nopdl.pdl = false; pr.attention = pr.small = pr.head = false; at.products = at.small = at.head = false; sm.products = sm.attention = sm.head = false; he.products = he.attention = he.small = false;
         printf("%-5s B=%-4d %6.2f | %6.2f | %6.2f %6.2f %6.2f %6.2f\n", fmt_name[f], B, t(all), t(nopdl), t(pr), t(at), t(sm), t(he)); fflush(stdout); if (f == NF4 && (B <= 8 || B == 16 || B == 32)) { if (B <= 8) g_silu8 = false; else g_wgs = 5; printf("      ... other variants of products: %.2f\n", t(all)); g_silu8 = true; g_wgs = 4; }
+        if (B >= 64) { g_spread = false; printf("      ... attention not spread: %.2f, attention only %.2f\n", t(all), t(at)); g_spread = true; }
         free_buffers(b); }
       free_model(M); }
   }

@@ -20,3 +20,8 @@ WIDE(nf4_wide16_5, Nf4, 2, 5, 3, 4, kPlain)
 WIDE(nf4_wide32_5, Nf4, 4, 5, 3, 4, kPlain)
 WIDE(nf4_wide16_5_silu, Nf4, 2, 5, 3, 4, kSilu)
 WIDE(nf4_wide32_5_silu, Nf4, 4, 5, 3, 4, kSilu)
+// 256 rows at once, with two warpgroups: the sums take half of their registers.
+WIDE(nf4_wide256, Nf4, 32, 2, 3, 2, kPlain)
+WIDE(nf4_wide256_silu, Nf4, 32, 2, 3, 2, kSilu)
+WIDE(int8_wide256, Int8, 32, 2, 2, 3, kPlain)
+WIDE(int8_wide256_silu, Int8, 32, 2, 2, 3, kSilu)
