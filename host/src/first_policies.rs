@@ -1,21 +1,14 @@
-//! The policies that the server starts with, and those that come through the watched folder later.
+//! The policies that the server starts with: those configured, and over them those in the watched folder.
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sluice_control::{Control, ControlLimits, DeployRequest, Deployment, DirectoryWatch, WatchLimits};
 use sluice_core::{DeploymentClass, Slot};
-use sluice_http::{EdgeLimits, Phase};
-use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use sluice_http::EdgeLimits;
 
 use crate::config::{FirstPolicy, PoliciesConfig, PolicySource};
-
-/// How often the folder is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Deploys what is configured, and over it what lies in the folder: in the order of `Slot::ALL`.
 pub(crate) fn deploy(config: &PoliciesConfig, control: &Control) -> Result<(Vec<Deployment>, Option<DirectoryWatch>)> {
@@ -29,27 +22,6 @@ pub(crate) fn deploy(config: &PoliciesConfig, control: &Control) -> Result<(Vec<
         }
     }
     Ok((deployed, folder))
-}
-
-/// Looks at the folder until the phase is `Closing`.
-pub(crate) async fn follow(mut folder: DirectoryWatch, control: Arc<Control>, mut phase: watch::Receiver<Phase>) {
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = phase.wait_for(|phase| *phase >= Phase::Closing) => return,
-            _ = looks.tick() => {}
-        }
-        let control = Arc::clone(&control);
-        let looked = tokio::task::spawn_blocking(move || {
-            folder.poll(&control);
-            folder
-        });
-        match looked.await {
-            Ok(back) => folder = back,
-            Err(error) => return tracing::error!(%error, "the folder of policies is not watched any more"),
-        }
-    }
 }
 
 fn open(folder: &Path) -> Result<DirectoryWatch> {

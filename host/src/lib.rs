@@ -27,6 +27,7 @@ mod room;
 mod run;
 mod server;
 mod text;
+mod upkeep;
 mod weight_sizes;
 
 pub use listeners::{ADMIN_KEY, API_KEY, Listeners, Secrets, ServerError};

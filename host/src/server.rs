@@ -23,6 +23,7 @@ use crate::listeners::Listeners;
 use crate::model::ServedModel;
 use crate::observers::{Observers, PolicyVoice};
 use crate::patient::PatientLoader;
+use crate::upkeep;
 
 pub struct Server {
     /// Where the API listens.
@@ -76,8 +77,9 @@ impl Server {
         let (url, admin_url) = (on.url()?, on.admin_url()?);
         let (phase, phases) = watch::channel(Phase::Serving);
         let mut tasks = on.serve(Arc::clone(&edge), Arc::clone(&control), &metrics.edge, &phases);
+        tasks.spawn(upkeep::flush_audit(Arc::clone(&control), phases.clone()));
         if let Some(folder) = folder {
-            tasks.spawn(first_policies::follow(folder, Arc::clone(&control), phases));
+            tasks.spawn(upkeep::watch_policies(folder, Arc::clone(&control), phases));
         }
         Ok(Self { url, admin_url, policies, control, edge, engine, phase, tasks })
     }
@@ -87,7 +89,7 @@ impl Server {
         self.edge.drain(deadline).await;
     }
 
-    /// Ends what is left, closes all connections and stops the engine.
+    /// Ends what is left, closes all connections, stops the engine and writes down the last of what it did.
     pub async fn stop(mut self) {
         self.edge.cut(Duration::from_millis(200)).await;
         // Without a listener nobody waits for the phase.
@@ -96,9 +98,13 @@ impl Server {
         if tokio::time::timeout(CLOSE, closed).await.is_err() {
             let _nobody = self.phase.send(Phase::Gone);
         }
-        let engine = self.engine;
+        let (engine, control) = (self.engine, self.control);
         // Its threads are joined, which may take as long as a step.
-        let _joined = tokio::task::spawn_blocking(move || drop(engine)).await;
+        let _joined = tokio::task::spawn_blocking(move || {
+            drop(engine);
+            drop(control.flush_audit());
+        })
+        .await;
     }
 }
 
