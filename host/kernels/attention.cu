@@ -1,7 +1,8 @@
 // Launch: grid (splits, kv_heads, batch), 128, 192 or 384 threads, 4160 bytes of dynamic shared memory per warp.
 // The 12-warp kernel covers a whole context without splitting it over blocks, which is faster while
 // batch x kv_heads blocks do not fill the chip and the context is short.
-// The spread kernel, for many rows: grid of 2 blocks per SM (with 3 it spills, and is a third slower than without spreading), 128 threads, 4160 bytes per warp; `partial` [grid][2][8][130].
+// The spread kernel, for many rows: grid of 2 blocks per SM (with 3 it spills, and is slower than without spreading), 128
+// threads, 4160 bytes per warp; `partial` [grid][2][8][130].
 #include "attention.cuh"
 extern "C" __global__ void __launch_bounds__(128, 3) decode_attention(const __grid_constant__ AttentionArgs a) { Attention<4>::run(a); }
 extern "C" __global__ void __launch_bounds__(192, 2) decode_attention_6(const __grid_constant__ AttentionArgs a) { Attention<6>::run(a); }

@@ -4,7 +4,7 @@
 #include "product_mma.cu"
 #include "harness.h"
 
-struct Variant { const char* name; const void* f; int fmt, max_m, threads, smem, blocks, items; bool silu; };
+struct Variant { const char* name; const void* f; int fmt, max_m, threads, smem, blocks, items; bool silu; int group = 0; };
 template <class W> constexpr int fmt_of() { return std::is_same<W, Nf4>::value ? 0 : std::is_same<W, Int8>::value ? 1 : 2; }
 static std::vector<Variant> variants() {
   std::vector<Variant> v;
@@ -12,7 +12,7 @@ static std::vector<Variant> variants() {
   { using P = RowProduct<W, NT, KPW, WARPS, AHEAD, EPI>; static_assert(P::kSharedBytes <= 232448, #name); for (int b = 1; b <= BLOCKS; b++) v.push_back({#name, (const void*)name, fmt_of<W>(), NT * 8, P::kThreads, P::kSharedBytes, b, 0, EPI == kSilu}); }
 #include "product_rows_variants.h"
 #undef PRODUCT
-#define WIDE(name, W, NT, WGS, AHEAD, STAGES, EPI) { using P = WideProduct<W, NT, WGS, AHEAD, STAGES, EPI>; static_assert(P::kSharedBytes <= 232448, #name); v.push_back({#name, (const void*)name, fmt_of<W>(), NT * 8, P::kThreads, P::kSharedBytes, 1, 1, EPI == kSilu}); }
+#define WIDE(name, W, NT, WGS, AHEAD, STAGES, EPI) { using P = WideProduct<W, NT, WGS, AHEAD, STAGES, EPI>; static_assert(P::kSharedBytes <= 232448, #name); v.push_back({#name, (const void*)name, fmt_of<W>(), NT * 8, P::kThreads, P::kSharedBytes, 1, 1, EPI == kSilu, P::kTilesPerGroup}); }
 #include "product_wide_variants.h"
 #undef WIDE
 #define MMA(name, W, NT, R, WR, WK, DEPTH, EPI, BLOCKS) { using P = MmaProduct<W, NT, R, WR, WK, DEPTH, EPI>; static_assert(P::kSharedBytes <= 101376, #name); v.push_back({#name, (const void*)name, fmt_of<W>(), NT * 8, P::kThreads, P::kSharedBytes, BLOCKS, 2, EPI == kSilu}); }
@@ -50,7 +50,7 @@ static void check(const Variant& v, int m, int n, int k, bool octets, int splits
   double worst = 0; bool same = true; std::vector<uint16_t> y, y2;
   for (int rep = 0; rep < 2; rep++) {
     CK(cudaMemset(yd, 0xff, (size_t)m * ny * 2)); CK(cudaMemset(a.y_f32, 0xff, (size_t)splits * m * ny * 4));
-    launch(v.f, g_sms * v.blocks, v.threads, v.smem, a, false); CK(cudaStreamSynchronize(g_stream)); CK(cudaGetLastError());
+    launch(v.f, v.items == 1 && splits > 1 ? (n / 16 + v.group - 1) / v.group * splits : g_sms * v.blocks, v.threads, v.smem, a, false); CK(cudaStreamSynchronize(g_stream)); CK(cudaGetLastError());
     y2 = y; y = download(yd, (size_t)m * ny);
     if (splits > 1) { auto f = download(a.y_f32, (size_t)splits * m * ny); for (size_t i = 0; i < y.size(); i++) { float s = 0; for (int p = 0; p < splits; p++) s += f[p * y.size() + i]; y[i] = f2bf(s); } }
   }
@@ -94,7 +94,7 @@ int main(int argc, char** argv) {
   auto vs = variants();
   for (auto& v : vs) if (v.smem > 232448) { printf("%s wants %d bytes\n", v.name, v.smem); return 1; } else CK(cudaFuncSetAttribute(v.f, cudaFuncAttributeMaxDynamicSharedMemorySize, v.smem));
   if (do_check) for (auto& v : vs) if (std::string(v.name).find(filter) != std::string::npos) {
-    check(v, v.max_m, 512, 1024, true); if (v.items == 1) { check(v, v.max_m, 5120, 640, true); check(v, v.max_m, 5120, 5120, true); check(v, v.max_m, 1568, 2048, true); continue; } check(v, std::max(1, v.max_m - 3), 5120, 640, false);
+    check(v, v.max_m, 512, 1024, true); if (v.items == 1) { check(v, v.max_m, 5120, 640, true); check(v, v.max_m, 5120, 5120, true); check(v, v.max_m, 1568, 2048, true); if (!v.silu) { check(v, v.max_m, 1568, 2048, true, 3); check(v, v.max_m, 5120, 5120, true, 2); } continue; } check(v, std::max(1, v.max_m - 3), 5120, 640, false);
     if (v.max_m == 8) check(v, 1, 1568, 2048, false);
     if (v.items == 2) check(v, v.max_m, 5120, 5120, true); else if (!v.silu) { check(v, v.max_m, 5120, 5120, true, 2); check(v, 3, 1024, 13824, false, 3); } else check(v, 7, 5120, 5120, true);
     fflush(stdout);

@@ -100,7 +100,7 @@ static void free_model(Model& m) { for (auto& x : m.m) { cudaFree(x.w); if (x.s)
 struct Buffers { bf16 *hidden, *x, *qkv, *q, *att, *gu, *act, *logits; float* parts; float4* partial; unsigned *arr, *att_arr; float* att_part; float2* cs; int *pos, *slots, *lens, *starts, *tables; bf16 *kc, *vc; unsigned long long* best; int stride; size_t layer_kv; };
 static Buffers make_buffers(int B, int ctx) {
   Buffers b; size_t R = std::max(B, 8); b.hidden = random_dev<bf16>(R * D * 2); b.x = random_dev<bf16>(R * D * 2); b.qkv = random_dev<bf16>(R * QKV * 2); b.q = random_dev<bf16>(R * D * 2); b.att = random_dev<bf16>(R * D * 2); b.gu = random_dev<bf16>(R * 2 * FF * 2); b.act = random_dev<bf16>(R * FF * 2); b.logits = random_dev<bf16>(R * VOCAB * 2);
-  b.parts = random_dev<float>(R * 4 * QKV * 4); b.partial = dev_alloc<float4>(64 << 20 >> 4); b.arr = dev_alloc<unsigned>(1 << 16); CK(cudaMemset(b.arr, 0, 4 << 16)); b.att_arr = dev_alloc<unsigned>(1 << 14); CK(cudaMemset(b.att_arr, 0, 4 << 14)); b.att_part = dev_alloc<float>((size_t)B * KV * 32 * 8 * 130); b.cs = random_dev<float2>(8192 * 64 * 8, 0x007fffff, 0x3f000000);
+  b.parts = random_dev<float>(R * 8 * QKV * 4); b.partial = dev_alloc<float4>(64 << 20 >> 4); b.arr = dev_alloc<unsigned>(1 << 16); CK(cudaMemset(b.arr, 0, 4 << 16)); b.att_arr = dev_alloc<unsigned>(1 << 14); CK(cudaMemset(b.att_arr, 0, 4 << 14)); b.att_part = dev_alloc<float>((size_t)B * KV * 32 * 8 * 130); b.cs = random_dev<float2>(8192 * 64 * 8, 0x007fffff, 0x3f000000);
   b.stride = (ctx + 15) / 16; int blocks = B * b.stride; std::vector<int> t(blocks), p(B, ctx - 1), s(B), l(B, ctx); for (int i = 0; i < blocks; i++) t[i] = i; std::mt19937 r(1); std::shuffle(t.begin(), t.end(), r); for (int i = 0; i < B; i++) s[i] = t[i * b.stride + (ctx - 1) / 16] * 16 + (ctx - 1) % 16;
   b.tables = upload(t); b.pos = upload(p); b.slots = upload(s); b.lens = upload(l); b.starts = upload(page_starts(l, KV)); b.layer_kv = (size_t)blocks * KV * 2048; b.kc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.vc = random_dev<bf16>(b.layer_kv * LAYERS * 2); b.best = dev_alloc<unsigned long long>(R); CK(cudaDeviceSynchronize()); return b;
 }
@@ -110,34 +110,37 @@ static LtGemm* g_lt; static std::map<std::tuple<int, int, int>, LtGemm::Plan> g_
 static void lt(int m, const Matrix& w, const bf16* x, bf16* y) { auto key = std::make_tuple(m, w.n, w.k); auto it = g_plans.find(key); if (it == g_plans.end()) { printf("no plan\n"); exit(1); } g_lt->run(it->second, x, w.w, y); }
 static void plan(int m) { for (auto nk : {std::make_pair(QKV, D), {D, D}, {2 * FF, D}, {D, FF}, {VOCAB, D}}) { auto key = std::make_tuple(m, nk.first, nk.second); if (!g_plans.count(key)) g_plans[key] = g_lt->plan(m, nk.first, nk.second); } }
 
-static bool g_silu8 = true, g_spread = true; static int g_wgs = 4;
+static bool g_silu8 = true, g_spread = true, g_parts = true; static int g_wgs = 4;
 struct Parts { bool products = true, attention = true, small = true, head = true, pdl = true; };
 static void step(const Model& M, const Buffers& b, int B, int ctx, Parts on) {
   const std::string five = M.f == NF4 && g_wgs == 5 && (B == 16 || B == 32) ? "_5" : "";
   const bool rows = B <= 8, library = M.f == BF16 && !rows, wide = !rows && !library;  const std::string f = fmt_name[M.f], ws = std::to_string(B); const bool pdl = on.pdl && B < 128;  // the wide products of 128 rows are faster one after the other
+  auto groups = [](const Kernel& k, const Matrix& w) { return (w.n / 16 + k.group - 1) / k.group; };
+  // Parts of k whose sums the next kernel adds up: as many as there are blocks for. From 128 rows writing them costs what they save.
+  auto splits_of = [&](const std::string& name, const Matrix& w) { if (!wide) return rows && M.f != BF16 ? 2 : 1; return g_parts && B <= 64 ? std::max(1, g_sms / groups(g_k.at(name), w)) : 1; };
   auto product = [&](const std::string& name, const Matrix& w, const bf16* x, bf16* y, int splits, bool wide_out) {
     if (!on.products) return;
     const Kernel& k = g_k.at(name); ProductArgs a = {}; a.weights = w.w; a.scales = w.s; a.x = x; a.y = y; a.partial = b.partial; a.arrivals = b.arr; a.m = B; a.n = w.n; a.k = w.k; a.alpha = 0.02f; a.splits = splits; a.y_f32 = b.parts; a.split_stride = B * w.n;
     a.x_row = wide ? 8 : w.k; a.x_oct = wide ? 8 * B : 8; const int ny = name.find("silu") != std::string::npos ? w.n / 2 : w.n; a.y_row = wide_out ? 8 : ny; a.y_oct = wide_out ? 8 * B : 8; a.y_wide = wide_out;
-    launch(k.f, name.find("k5w8a1") != std::string::npos ? 2 * g_sms : g_sms, k.threads, k.smem, a, pdl);
+    launch(k.f, wide && splits > 1 ? groups(k, w) * splits : name.find("k5w8a1") != std::string::npos ? 2 * g_sms : g_sms, k.threads, k.smem, a, pdl);
   };
   auto norm = [&](const bf16* delta, const float* parts, int splits, bf16* out, bool w) { if (!on.small) return; NormArgs a = {}; a.hidden = b.hidden; a.delta = delta; a.parts = parts; a.out = out; a.weight = M.norm; a.n = D; a.splits = splits; a.split_stride = B * D; a.out_row = w ? 8 : D; a.out_oct = w ? 8 * B : 8; a.wide = w; a.eps = 1e-6f; launch((const void*)add_rms_norm, B, D / 8, 0, a, pdl); };
-  const int qs = rows && M.f != BF16 ? 2 : 1, os = qs, ds = rows && M.f != BF16 ? 2 : 1;
+  const std::string wide_name = f + "_wide" + ws + five, small = f + (M.f == BF16 ? "_m8_k5w16a1" : "_m8_k5w8a1"), qname = rows ? small : wide_name, oname = rows ? small : B == 128 ? wide_name + "_2" : wide_name, dname = !rows ? oname : M.f == BF16 ? "bf16_m8_k5w16a1" : f + (M.f == NF4 ? "_m8_k9w12a2" : "_m8_k9w12a1");
+  const int qs = splits_of(qname, M.m[0]), os = splits_of(oname, M.m[1]), ds = splits_of(dname, M.m[3]);
   if (on.head) CK(cudaMemsetAsync(b.best, 0, B * 8, g_stream));
   norm(nullptr, nullptr, 1, b.x, wide);
   for (int l = 0; l < LAYERS; l++) {
     const Matrix* m = &M.m[l * 4];
     if (l) norm(ds > 1 ? nullptr : b.att, ds > 1 ? b.parts : nullptr, ds, b.x, wide);
-    const std::string small = f + (M.f == BF16 ? "_m8_k5w16a1" : "_m8_k5w8a1");
-    if (rows) product(small, m[0], b.x, b.qkv, qs, false); else if (library) { if (on.products) lt(B, m[0], b.x, b.qkv); } else product(f + "_wide" + ws + five, m[0], b.x, b.qkv, 1, false);
+    if (!library) product(qname, m[0], b.x, b.qkv, qs, false); else if (on.products) lt(B, m[0], b.x, b.qkv);
     if (on.small) { RopeArgs a = {}; a.qkv = b.qkv; a.parts = qs > 1 ? b.parts : nullptr; a.bias = M.bias; a.cos_sin = b.cs; a.positions = b.pos; a.slots = b.slots; a.q = b.q; a.k_cache = b.kc + l * b.layer_kv; a.v_cache = b.vc + l * b.layer_kv; a.heads = H; a.kv_heads = KV; a.splits = qs; a.split_stride = B * QKV; launch((const void*)rope_kv, dim3(14, B), 128, 0, a, pdl); }
     if (on.attention) { AttentionArgs a = {}; a.q = b.q; a.k_cache = b.kc + l * b.layer_kv; a.v_cache = b.vc + l * b.layer_kv; a.tables = b.tables; a.lengths = b.lens; a.starts = b.starts; a.out = b.att; a.partial = b.att_part; a.arrivals = b.att_arr; a.heads = H; a.kv_heads = KV; a.table_stride = b.stride; a.splits = attention_splits(B, KV, b.stride); a.wide = wide; a.out_row = wide ? 8 : D; a.out_oct = wide ? 8 * B : 8; a.scale = 1.4426950408889634f / std::sqrt(128.f); int warps = B <= 16 ? 12 : B <= 64 ? 6 : 4; if (B <= 2) a.splits = std::min(8, (b.stride + 3) / 4); else if (ctx <= 1024 || B >= 32) a.splits = 1; if (g_spread && B >= 64) { warps = 0; a.splits = 2 * g_sms; } run_attention(a, B, KV, warps, pdl); }
-    if (rows) product(small, m[1], b.att, b.qkv, os, false); else if (library) { if (on.products) lt(B, m[1], b.att, b.qkv); } else product(f + (B == 128 && M.f == NF4 ? "_wide128_2" : "_wide" + ws + five), m[1], b.att, b.qkv, 1, false);
+    if (!library) product(oname, m[1], b.att, b.qkv, os, false); else if (on.products) lt(B, m[1], b.att, b.qkv);
     norm(os > 1 ? nullptr : b.qkv, os > 1 ? b.parts : nullptr, os, b.x, wide);
     if (rows) product(M.f == NF4 && g_silu8 ? "nf4_m8_silu_k5w8a1" : f + "_m8_silu", m[2], b.x, b.act, 1, false);
     else if (library) { if (on.products) lt(B, m[2], b.x, b.gu); if (on.small) { SiluArgs a = {}; a.gate_up = b.gu; a.out = b.act; a.rows = B; a.n = FF; a.out_row = FF; a.out_oct = 8; launch((const void*)silu_mul, (int)(((size_t)B * FF / 8 + 255) / 256), 256, 0, a, pdl); } }
-    else product(f + "_wide" + ws + five + "_silu", m[2], b.x, b.act, 1, true);
-    if (rows) product(M.f == BF16 ? "bf16_m8_k5w16a1" : f + (M.f == NF4 ? "_m8_k9w12a2" : "_m8_k9w12a1"), m[3], b.act, b.att, ds, false); else if (library) { if (on.products) lt(B, m[3], b.act, b.att); } else product(f + (B == 128 && M.f == NF4 ? "_wide128_2" : "_wide" + ws + five), m[3], b.act, b.att, 1, false);
+    else product(wide_name + "_silu", m[2], b.x, b.act, 1, true);
+    if (!library) product(dname, m[3], b.act, b.att, ds, false); else if (on.products) lt(B, m[3], b.act, b.att);
   }
   norm(ds > 1 ? nullptr : b.att, ds > 1 ? b.parts : nullptr, ds, b.x, false);
   if (on.head) {
@@ -185,6 +188,7 @@ int main(int argc, char** argv) {
       for (int B : {1, 2, 4, 8, 16, 32, 64, 128, 256}) { if (what.find("256") != std::string::npos && B < 128) continue; plan(B); Buffers b = make_buffers(B, 600); auto t = [&](Parts on) { return time_graph([&] { step(M, b, B, 600, on); }, 9) / 1e3; };
         Parts all, nopdl, pr, at, sm, he; nopdl.pdl = false; pr.attention = pr.small = pr.head = false; at.products = at.small = at.head = false; sm.products = sm.attention = sm.head = false; he.products = he.attention = he.small = false;
         printf("%-5s B=%-4d %6.2f | %6.2f | %6.2f %6.2f %6.2f %6.2f\n", fmt_name[f], B, t(all), t(nopdl), t(pr), t(at), t(sm), t(he)); fflush(stdout); if (f == NF4 && (B <= 8 || B == 16 || B == 32)) { if (B <= 8) g_silu8 = false; else g_wgs = 5; printf("      ... other variants of products: %.2f\n", t(all)); g_silu8 = true; g_wgs = 4; }
+        if (B >= 16 && B <= 64 && f != BF16) { g_parts = false; printf("      ... products with fix-up, not parts: %.2f, products only %.2f\n", t(all), t(pr)); g_parts = true; }
         if (B >= 64) { g_spread = false; printf("      ... attention not spread: %.2f, attention only %.2f\n", t(all), t(at)); g_spread = true; }
         free_buffers(b); }
       free_model(M); }

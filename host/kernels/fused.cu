@@ -53,6 +53,7 @@ extern "C" __global__ void __launch_bounds__(1024) add_rms_norm(const __grid_con
     for (int j = 0; j < 8; j++) h[j] += d[j];
   } else if (a.parts) {
     float s[8] = {};
+#pragma unroll 4
     for (int p = 0; p < a.splits; p++) {
       const float4* q = reinterpret_cast<const float4*>(a.parts + (size_t)p * a.split_stride + (size_t)row * a.n + i);
       const float4 u = __ldcg(q), v = __ldcg(q + 1);
@@ -102,6 +103,7 @@ extern "C" __global__ void __launch_bounds__(128) rope_kv(const __grid_constant_
   const size_t at = ((size_t)row * all + head) * 128 + 2 * lane;
   if (a.parts) {
     lo[0] = lo[1] = hi[0] = hi[1] = 0.f;
+#pragma unroll 4
     for (int p = 0; p < a.splits; p++) {
       const float* f = a.parts + (size_t)p * a.split_stride + at;
       const float2 u = __ldcg(reinterpret_cast<const float2*>(f)), v = __ldcg(reinterpret_cast<const float2*>(f + 64));

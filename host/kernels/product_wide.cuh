@@ -5,7 +5,8 @@
 // A block is WGS warpgroups of 64 rows of W each. One thread brings the activations of two k blocks at a
 // time by bulk copies: the wide layout (element (m, k) at (p/8)*8*M + m*8 + p%8 with p = wide_k(k)) is
 // already what wgmma calls the K-major layout without swizzle, and a k block is one contiguous piece.
-// Work is divided as in split.cuh, a unit being two k blocks. Needs M == 8*NT: the caller pads.
+// Work is divided as in split.cuh, a unit being two k blocks; or, with splits > 1, block b does part b % splits of k for row
+// group b / splits, and the kernel that consumes y adds the parts (ProductArgs::y_f32). Needs M == 8*NT: the caller pads.
 #pragma once
 #include "product_rows.cuh"
 #include "split.cuh"
@@ -37,7 +38,10 @@ struct WideProduct {
     const int k_blocks = a.k / 64, k_units = k_blocks / 2, tiles = a.n / 16;
     const unsigned units = (tiles + kTilesPerGroup - 1) / kTilesPerGroup * k_units;
     const Split split{units, min(gridDim.x, units), (unsigned)k_units};
-    const unsigned begin = min(split.begin(blockIdx.x), units), end = min(split.begin(blockIdx.x + 1), units);
+    const bool parted = a.splits > 1;
+    const unsigned part = parted ? blockIdx.x % a.splits : 0, first_unit = parted ? blockIdx.x / a.splits * k_units : 0;
+    const unsigned begin = parted ? first_unit + k_units * part / a.splits : min(split.begin(blockIdx.x), units);
+    const unsigned end = parted ? first_unit + k_units * (part + 1) / a.splits : min(split.begin(blockIdx.x + 1), units);
 
     // Weights: each warp has its own ring, filled AHEAD units before their use, across row groups. (Bulk
     // copies, good for the row products' larger pieces, were 8 % slower here.) Scales go 4 bytes a lane:
@@ -137,12 +141,12 @@ struct WideProduct {
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
       }
 
-      const bool whole = len == k_units;
+      const bool whole = parted || len == k_units;
       const int tile = group * kTilesPerGroup + warp;
       if (whole) {
 #pragma unroll
         for (int j = 0; j < NT; j++)
-          if (tile < tiles) emit<W, EPI>(a, tile, j, lane, make_float4(acc[j][0], acc[j][1], acc[j][2], acc[j][3]));
+          if (tile < tiles) emit<W, EPI>(a, tile, j, lane, make_float4(acc[j][0], acc[j][1], acc[j][2], acc[j][3]), part);
       } else {
         float4* mine = a.partial + ((size_t)blockIdx.x * 2 + (u == begin ? 0 : 1)) * kItems + warp * NT * 32 + lane;
 #pragma unroll

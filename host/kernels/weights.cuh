@@ -18,7 +18,7 @@ struct ProductArgs {
   int m, n, k;
   int x_row, x_oct, y_row, y_oct;
   float alpha;             // factor on every output
-  // RowProduct only. With splits > 1, split s computes a part of k for all rows and writes it as f32 to
+  // Row and wide products. With splits > 1, split s computes a part of k for all rows and writes it as f32 to
   // y_f32 + s*split_stride, same element order as y; the kernel that consumes y adds the parts.
   float* y_f32;
   int splits, split_stride;
