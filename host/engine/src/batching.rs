@@ -86,9 +86,12 @@ impl Selector<'_> {
         }
     }
 
-    /// Whoever was part of no step for too long goes first, past the policy's limits but not the engine's.
+    /// Whoever was part of no step for too long goes first, past the policy's limits but not the engine's; so does
+    /// whoever is given up after this step.
     fn serve_overdue(&mut self, starvation: Nanos) {
-        let is_overdue = |sequence: &Sequence| self.now.saturating_sub(sequence.idle_since) > starvation;
+        let now = self.now;
+        let is_overdue =
+            |sequence: &Sequence| now.saturating_sub(sequence.idle_since) > starvation || sequence.has_expired(now);
         let mut overdue: Vec<(Nanos, Ordinal)> = (self.held.sequences.iter())
             .filter(|(_, sequence)| is_overdue(sequence) && is_ready(sequence, self.limits))
             .map(|(&ordinal, sequence)| (sequence.idle_since, ordinal))

@@ -19,6 +19,8 @@ pub struct Admitted {
     pub max_new_tokens: u32,
     /// When it came into the central queue, for the first time or after its replica was lost.
     pub queued: Nanos,
+    /// How long it may wait for its first step, in the central queue and on a replica together.
+    pub patience: Nanos,
     /// Set when it first is part of a step.
     pub scheduled: AtomicBool,
     /// Set with the first that is sent of its answer or of its prompt's scores: from then on it cannot be offered to another replica.
@@ -33,6 +35,8 @@ pub enum ToReplica {
 
 pub enum FromReplica {
     Finished(Finished),
+    /// It waited beyond its patience, and the replica never had room for it. Whoever asked is still to be told.
+    Expired(RequestId),
     Prefix(PrefixChange),
 }
 
@@ -130,8 +134,8 @@ impl ReplicaInlet {
     /// Publishes a step's results; the pool is woken only for what it has to act on.
     pub fn publish(&self, report: Report, events: &mut Vec<FromReplica>) {
         let before = std::mem::replace(&mut *hold(&self.shared.report), report);
-        let finished = events.iter().any(|event| matches!(event, FromReplica::Finished(_)));
-        let wake = finished || report.max_running > before.max_running;
+        let left = events.iter().any(|event| matches!(event, FromReplica::Finished(_) | FromReplica::Expired(_)));
+        let wake = left || report.max_running > before.max_running;
         self.hand_over(events);
         if wake {
             (self.shared.wake_pool)();

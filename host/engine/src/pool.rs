@@ -37,7 +37,7 @@ pub struct PoolConfig {
     pub look_ahead: u32,
     /// While a replica has room, a tenant of whom something waits is served after so long, whatever the policies say.
     pub starvation: Nanos,
-    /// A request that waits longer, no replica having room for it, is ended.
+    /// A request that waits longer, no replica having room for it, is ended: in the queue, or where it was sent ahead.
     pub queue_timeout: Nanos,
     /// While nothing runs at all, no request waits longer, whatever the policies say.
     pub work_conservation: Nanos,
@@ -66,6 +66,10 @@ impl Default for PoolConfig {
 
 /// Stands for the replica of a request that none has.
 const NOWHERE: ReplicaId = ReplicaId(u32::MAX);
+
+fn replica_id(index: usize) -> ReplicaId {
+    ReplicaId(u32::try_from(index).expect("replicas are few"))
+}
 
 /// What control asks of the pool's two seats.
 pub enum PoolOrder {
@@ -174,6 +178,7 @@ impl Pool {
             for message in mail.drain(..) {
                 match message {
                     FromReplica::Finished(finished) => self.ended(&finished, now),
+                    FromReplica::Expired(id) => self.expired(id, now),
                     FromReplica::Prefix(change) => self.replicas[index].prefix_changed(change),
                 }
             }
@@ -226,6 +231,7 @@ impl Pool {
             priority: request.priority,
             max_new_tokens: request.max_new_tokens.clamp(1, room),
             queued: now,
+            patience: self.config.queue_timeout,
             scheduled: AtomicBool::new(false),
             started: AtomicBool::new(false),
         };
@@ -340,6 +346,10 @@ impl Admitted {
             Some(_) => &[],
             None => self.request.hashes.hashes(),
         }
+    }
+
+    pub(crate) fn has_waited(&self, now: Nanos) -> bool {
+        now.saturating_sub(self.queued) > self.patience
     }
 
     /// The tokens it occupies if it runs to its end.

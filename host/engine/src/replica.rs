@@ -199,6 +199,7 @@ impl Replica {
         }
         let selection = self.select(now);
         self.announce(&selection, now);
+        self.expire(now);
         // Whoever was preempted for nothing may start at the next turn, which then must not wait.
         self.again = selection.rows.is_empty() && !selection.preempted.is_empty();
         if selection.rows.is_empty() {
@@ -334,6 +335,16 @@ impl Replica {
                 let queried = sequence.length();
                 self.observer.observe(&EngineEvent::PrefixCache { replica, queried, hit: cached });
             }
+        }
+    }
+
+    /// Gives back to the pool what has waited for too long, now that everything has started that there is room for.
+    fn expire(&mut self, now: Nanos) {
+        let expired = self.held.sequences.iter().filter(|(_, sequence)| sequence.has_expired(now));
+        for ordinal in expired.map(|(&ordinal, _)| ordinal).collect::<Vec<Ordinal>>() {
+            let Some(sequence) = self.held.remove(ordinal) else { continue };
+            self.guard.finished(&sequence.finished(self.config.id, FinishReason::Failed, now));
+            self.outgoing.push(FromReplica::Expired(sequence.id()));
         }
     }
 

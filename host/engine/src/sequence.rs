@@ -82,6 +82,11 @@ impl Sequence {
         self.admitted.request.id
     }
 
+    /// Whether it has waited for its first step beyond its patience.
+    pub(crate) fn has_expired(&self, now: Nanos) -> bool {
+        self.scheduled.is_none() && self.admitted.has_waited(now)
+    }
+
     pub(crate) fn phase(&self) -> u8 {
         match (self.running, self.preemptions > 0) {
             (true, _) if self.remaining() > 1 => phase::PREFILL,

@@ -8,9 +8,11 @@
 use std::sync::Arc;
 
 use sluice_core::view::RequestView;
-use sluice_core::{Failure, FailureKind, FinishReason, MILLISECOND, Nanos, NextFlow, Route, SECOND};
+use sluice_core::{
+    Failure, FailureKind, FinishReason, MILLISECOND, Nanos, NextFlow, ReplicaId, RequestId, Route, SECOND,
+};
 
-use super::{InFlight, NOWHERE, Pool, PoolConfig};
+use super::{InFlight, NOWHERE, Pool, PoolConfig, replica_id};
 use crate::decide::{Next, Rank};
 use crate::link::{Admitted, ToReplica};
 use crate::{admission, routing};
@@ -88,7 +90,7 @@ impl Pool {
         let oldest = self.flows.oldest()?;
         let (since, starving) = self.flows.longest_unserved()?;
         let waited = now.saturating_sub(oldest.queued);
-        let (admitted, rule) = if waited > self.config.queue_timeout {
+        let (admitted, rule) = if oldest.has_waited(now) {
             (oldest, STARVATION)
         } else if now.saturating_sub(since) > self.config.starvation {
             (starving, STARVATION)
@@ -117,19 +119,25 @@ impl Pool {
 
     /// Ends what has waited for too long, now that everything is sent that there is room for.
     fn expire(&mut self, now: Nanos) {
-        let longest = self.config.queue_timeout;
-        let is_over = |admitted: &Admitted| now.saturating_sub(admitted.queued) > longest;
-        while let Some(id) = self.flows.oldest().filter(|oldest| is_over(oldest)).map(|oldest| oldest.request.id) {
+        while let Some(id) = self.flows.oldest().filter(|oldest| oldest.has_waited(now)).map(|it| it.request.id) {
             let Some(admitted) = self.flows.remove(id) else { return };
-            let failure = Failure { retry_after: Some(self.retry_after(now)), ..self.timed_out() };
-            self.end_unserved(&admitted, NOWHERE, FinishReason::Failed, Some(failure), now);
+            self.time_out(&admitted, NOWHERE, now);
         }
     }
 
-    fn timed_out(&self) -> Failure {
-        let seconds = self.config.queue_timeout as f64 / SECOND as f64;
+    /// A replica gives back what it was sent ahead of time and had no room for.
+    pub(super) fn expired(&mut self, id: RequestId, now: Nanos) {
+        let Some(InFlight { admitted, replica }) = self.take_in_flight(id) else { return };
+        self.flows.ended(admitted.request.tenant.0, 0);
+        self.time_out(&admitted, replica_id(replica), now);
+    }
+
+    fn time_out(&mut self, admitted: &Admitted, replica: ReplicaId, now: Nanos) {
+        let seconds = admitted.patience as f64 / SECOND as f64;
         let message = format!("no replica had room for this request within {seconds} s");
-        Failure::new(FailureKind::QueueTimeout, message)
+        let failure =
+            Failure { retry_after: Some(self.retry_after(now)), ..Failure::new(FailureKind::QueueTimeout, message) };
+        self.end_unserved(admitted, replica, FinishReason::Failed, Some(failure), now);
     }
 
     /// When a rule of the host applies next, as things stand.

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sluice_core::view::replica_state;
 use sluice_core::{EngineEvent, Failure, FailureKind, FinishReason, Nanos, ReplicaId, Request, RequestId};
 
-use super::Pool;
+use super::{Pool, replica_id};
 use crate::link::Admitted;
 
 impl Pool {
     /// What a lost replica held goes back into the queue if it has sent nothing yet, and fails otherwise.
     pub(super) fn lose(&mut self, index: usize, now: Nanos) {
-        let id = ReplicaId(u32::try_from(index).expect("replicas are few"));
+        let id = replica_id(index);
         self.replicas[index].state = replica_state::LOST;
         self.replicas[index].prefixes.clear();
         self.replicas[index].suspect = None;
@@ -50,6 +50,7 @@ impl Pool {
             priority: admitted.priority,
             max_new_tokens: admitted.max_new_tokens,
             queued: now,
+            patience: admitted.patience,
             scheduled: AtomicBool::new(false),
             started: AtomicBool::new(false),
         }));

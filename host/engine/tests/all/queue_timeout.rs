@@ -1,11 +1,14 @@
 //! Nobody waits in the central queue for ever: what no replica has room for is ended in time, and what one has room for
 //! is not.
 
-use sluice_core::view::EngineLimits;
-use sluice_core::{Clock, FailureKind, NextFlow, RequestId, Route, SECOND};
+use std::sync::Arc;
+
+use sluice_core::view::{BatchingView, EngineLimits};
+use sluice_core::{BatchingDecision, Clock, FailureKind, NextFlow, RequestId, Route, SECOND};
 use sluice_engine::pool::PoolConfig;
 
 use crate::dispatch::{admission, routing};
+use crate::fake::{Script, generous};
 use crate::world::{Ask, LIMITS, World};
 
 /// One runs, and two are there to follow.
@@ -47,8 +50,8 @@ fn what_waits_for_too_long_is_ended_and_what_came_later_is_not() {
     world.clock.advance(11 * SECOND);
     world.run(4);
     assert!(early.iter().all(|&id| timed_out(&world, id)));
-    assert_eq!((world.pool.queued(), world.pool.in_flight()), (1, 3));
-    (1..=3).for_each(|id| world.cancel(RequestId(id)));
+    assert!(world.end(late).is_none());
+    world.cancel(RequestId(1));
     world.drain();
     world.assert_whole_answers();
     assert_eq!(world.tokens(late).len(), 3);
@@ -97,6 +100,59 @@ fn whoever_a_replica_has_room_for_is_served_however_late_it_is() {
     world.drain();
     world.assert_whole_answers();
     assert_eq!(world.tokens(held).len(), 3);
+}
+
+#[test]
+fn what_was_sent_ahead_of_time_waits_no_longer_than_what_was_not() {
+    let (mut world, waiting) = full(0);
+    let (running, ahead) = (RequestId(1), [RequestId(2), RequestId(3)]);
+    assert!(waiting.is_empty() && world.pool.queued() == 0, "all are on the replica");
+    world.clock.advance(25 * SECOND);
+    world.run(4);
+    assert!(!ahead.iter().any(|&id| timed_out(&world, id)), "not before their time");
+    world.clock.advance(6 * SECOND);
+    world.run(4);
+    assert!(ahead.iter().all(|&id| timed_out(&world, id)));
+    assert_eq!((world.pool.queued(), world.pool.in_flight()), (0, 1));
+    assert!(world.end(running).is_none(), "it had its turn, and takes as long as it takes");
+    world.cancel(running);
+    world.drain();
+    world.assert_whole_answers();
+}
+
+/// The time in the queue and the time on the replica are one wait.
+#[test]
+fn what_is_sent_ahead_late_has_only_what_is_left_of_its_time() {
+    let (mut world, waiting) = full(1);
+    world.clock.advance(20 * SECOND);
+    world.cancel(RequestId(2));
+    world.run(4);
+    assert_eq!((world.pool.queued(), world.pool.in_flight()), (0, 3));
+    world.clock.advance(11 * SECOND);
+    world.run(4);
+    assert!(timed_out(&world, waiting[0]));
+    world.cancel(RequestId(1));
+    world.drain();
+    world.assert_whole_answers();
+}
+
+/// A batching policy may hold what there is room for, but not until it is given up.
+#[test]
+fn what_a_policy_held_on_a_replica_with_room_is_served_at_the_end_of_its_time() {
+    let mut world = World::new(1, 1, LIMITS);
+    let busy = world.offer(Ask::new(prompt(1), 50));
+    world.run(4);
+    let alone = |view: &BatchingView, calls| Ok(BatchingDecision { max_running: 1, ..generous(view, calls)? });
+    world.install(0, &Arc::new(Script::new("alone", alone)));
+    let held = world.offer(Ask::new(prompt(2), 3));
+    world.run(4);
+    assert_eq!((world.end(held), world.pool.queued()), (None, 0), "the policy may hold");
+    world.clock.advance(31 * SECOND);
+    world.run(10);
+    assert_eq!((world.tokens(held).len(), world.end(busy)), (3, None));
+    world.cancel(busy);
+    world.drain();
+    world.assert_whole_answers();
 }
 
 /// The longer a queue is, the more the policy is needed that says whose turn it is.
