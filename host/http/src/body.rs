@@ -1,5 +1,5 @@
 //! Reads the bodies of requests: each bounded in bytes and in time, and all that are large in the bytes that they hold
-//! together.
+//! together. Nobody waits for room while holding some: who finds none is told to come back.
 
 use std::future::poll_fn;
 use std::ops::Deref;
@@ -33,10 +33,22 @@ pub(crate) struct Received {
     share: Option<OwnedSemaphorePermit>,
 }
 
-/// A body up to here needs no share: as many as there may be connections are not much.
-pub(crate) const SMALL_BYTES: usize = 4096;
-/// Room that a body is given before any of it has come.
-const FIRST_BYTES: usize = 64 * 1024;
+/// A body up to here is read and prepared where it arrives.
+const SMALL_BYTES: usize = 4096;
+/// A body up to here needs no share: even slow ones on all connections shut nobody else out. It is also the memory that
+/// a body is given before any of it has come.
+const FREE_BYTES: usize = 64 * 1024;
+/// Who holds a share has to bring so much more within each of these times: else a few that stand still would keep the
+/// room from all others for as long as a body may take.
+const PIECE_BYTES: usize = 64 * 1024;
+const PIECE_TIME: Duration = Duration::from_secs(5);
+
+/// The piece of a large body that has to come next.
+struct Piece {
+    /// Bytes of the body when it is there.
+    until: usize,
+    deadline: Instant,
+}
 
 impl Bodies {
     /// `limit` is of one body, `together` of all.
@@ -58,10 +70,12 @@ impl Bodies {
             return Err(self.too_large());
         }
         // What is declared need not come.
-        let first = usize::try_from(declared).unwrap_or(0).min(FIRST_BYTES);
+        let first = usize::try_from(declared).unwrap_or(0).min(FREE_BYTES);
         let mut read = Received { bytes: BytesMut::with_capacity(first), share: None };
+        let mut piece: Option<Piece> = None;
         loop {
-            let frame = timeout_at(deadline, next_frame(&mut body)).await.map_err(|_| self.too_slow())?;
+            let until = piece.as_ref().map_or(deadline, |piece| piece.deadline.min(deadline));
+            let frame = timeout_at(until, next_frame(&mut body)).await.map_err(|_| self.too_slow(until < deadline))?;
             let Some(frame) = frame else { return Ok(read) };
             let frame = frame.map_err(|error| {
                 ApiError::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}"))
@@ -70,25 +84,28 @@ impl Bodies {
             if data.len() > self.limit - read.bytes.len() {
                 return Err(self.too_large());
             }
-            timeout_at(deadline, self.make_room(&mut read, data.len())).await.map_err(|_| busy())?;
+            self.make_room(&mut read, data.len())?;
             read.bytes.extend_from_slice(&data);
+            if read.share.is_some() && piece.as_ref().is_none_or(|piece| piece.until <= read.bytes.len()) {
+                piece = Some(Piece::after(read.bytes.len()));
+            }
         }
     }
 
     /// A share grows as the bytes come: who only declares a body takes nothing from others.
-    async fn make_room(&self, read: &mut Received, more: usize) {
+    fn make_room(&self, read: &mut Received, more: usize) -> Result<(), ApiError> {
         let needed = read.bytes.len() + more;
-        if needed <= SMALL_BYTES {
-            return;
+        if needed <= FREE_BYTES {
+            return Ok(());
         }
         let held = read.share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let missing = u32::try_from(needed - held).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        let more = Arc::clone(&self.room).acquire_many_owned(missing).await.ok();
-        match (&mut read.share, more) {
-            (Some(share), Some(more)) => share.merge(more),
-            (share, more) => *share = more,
+        let more = Arc::clone(&self.room).try_acquire_many_owned(missing).map_err(|_| busy())?;
+        match &mut read.share {
+            Some(share) => share.merge(more),
+            share => *share = Some(more),
         }
+        Ok(())
     }
 
     fn too_large(&self) -> ApiError {
@@ -96,18 +113,28 @@ impl Bodies {
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
-    fn too_slow(&self) -> ApiError {
+    fn too_slow(&self, stands_still: bool) -> ApiError {
         if let Some(metrics) = &self.metrics {
             metrics.timed_out(Timeout::Body);
         }
-        let message = format!("the body did not arrive within {} s", self.time.as_secs_f64());
+        let message = if stands_still {
+            format!("of a large body, {PIECE_BYTES} bytes must arrive every {} s", PIECE_TIME.as_secs())
+        } else {
+            format!("the body did not arrive within {} s", self.time.as_secs_f64())
+        };
         ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+    }
+}
+
+impl Piece {
+    fn after(bytes: usize) -> Self {
+        Self { until: bytes + PIECE_BYTES, deadline: Instant::now() + PIECE_TIME }
     }
 }
 
 impl Received {
     pub(crate) fn is_small(&self) -> bool {
-        self.share.is_none()
+        self.bytes.len() <= SMALL_BYTES
     }
 }
 
@@ -145,18 +172,97 @@ async fn next_frame(body: &mut Body) -> Option<Result<hyper::body::Frame<bytes::
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::task::{Context, Poll, ready};
+
+    use axum::body::Bytes;
+    use hyper::body::Frame;
+    use tokio::time::{Sleep, sleep};
+
     use super::*;
 
+    /// Arrives in pieces, one in each of these times, and then no further.
+    struct Slow {
+        piece: Bytes,
+        every: Duration,
+        pieces: usize,
+        timer: Pin<Box<Sleep>>,
+    }
+
+    impl Slow {
+        fn body(bytes: usize, every: Duration, pieces: usize) -> Body {
+            Body::new(Self { piece: vec![0; bytes].into(), every, pieces, timer: Box::pin(sleep(every)) })
+        }
+    }
+
+    impl HttpBody for Slow {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.pieces == 0 {
+                return Poll::Pending;
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            self.pieces -= 1;
+            self.timer = Box::pin(sleep(self.every));
+            Poll::Ready(Some(Ok(Frame::data(self.piece.clone()))))
+        }
+    }
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn bodies() -> Bodies {
+        Bodies::new(1_000_000, 1_200_000, 30 * S)
+    }
+
     #[tokio::test]
-    async fn large_bodies_share_the_room_and_small_ones_pass() {
-        let bodies = Bodies::new(10_000, 12_000, Duration::from_millis(50));
+    async fn large_bodies_share_the_room_and_others_pass() {
+        let bodies = bodies();
         let read = async |bytes: usize| bodies.read(Body::from(vec![0; bytes])).await;
-        let first = read(9_000).await.unwrap();
-        assert_eq!((first.len(), first.is_small(), bodies.room.available_permits()), (9_000, false, 3_000));
-        assert_eq!(read(5_000).await.map(|_| ()), Err(busy()));
+        let first = read(900_000).await.unwrap();
+        assert_eq!((first.len(), first.is_small(), bodies.room.available_permits()), (900_000, false, 300_000));
+        assert_eq!(read(500_000).await.map(|_| ()), Err(busy()));
         assert!(read(SMALL_BYTES).await.unwrap().is_small());
+        assert!(!read(FREE_BYTES).await.unwrap().is_small());
+        assert_eq!(bodies.room.available_permits(), 300_000);
         drop(first);
-        assert_eq!(read(5_000).await.unwrap().len(), 5_000);
-        assert_eq!(bodies.room.available_permits(), 12_000);
+        assert_eq!(read(500_000).await.unwrap().len(), 500_000);
+        assert_eq!(bodies.room.available_permits(), 1_200_000);
+    }
+
+    /// All of the room is with bodies that come no further: who comes then is told at once, and they do not stay.
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_stand_still_keep_nobody_out_for_long() {
+        let bodies = bodies();
+        let began = Instant::now();
+        let still = (0..3).map(|_| {
+            let bodies = bodies.clone();
+            tokio::spawn(async move { bodies.read(Slow::body(400_000, Duration::ZERO, 1)).await.map(|_| ()) })
+        });
+        let still: Vec<_> = still.collect();
+        sleep(S).await;
+        assert_eq!(bodies.room.available_permits(), 0);
+        assert_eq!(bodies.read(Body::from(vec![0; 100_000])).await.map(|_| ()), Err(busy()));
+        assert_eq!(bodies.read(Body::from(vec![0; FREE_BYTES])).await.unwrap().len(), FREE_BYTES);
+        assert_eq!(began.elapsed(), S);
+        for still in still {
+            assert_eq!(still.await.unwrap(), Err(bodies.too_slow(true)));
+        }
+        assert_eq!((began.elapsed(), bodies.room.available_permits()), (PIECE_TIME, 1_200_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_has_as_long_as_it_brings_its_pieces() {
+        let check = async |bytes, every, pieces, after: Duration, stands_still| {
+            let (bodies, began) = (bodies(), Instant::now());
+            let read = bodies.read(Slow::body(bytes, every, pieces)).await.map(|_| ());
+            assert_eq!((read, began.elapsed()), (Err(bodies.too_slow(stands_still)), after));
+        };
+        // Small ones, large ones that are fast enough, and one that comes to a stop.
+        check(100, S, 1_000, 30 * S, false).await;
+        check(20_000, S, 1_000, 30 * S, false).await;
+        check(10_000, S, 1_000, 7 * S + PIECE_TIME, true).await;
+        check(20_000, S, 10, 8 * S + PIECE_TIME, true).await;
     }
 }
