@@ -73,7 +73,8 @@ pub enum ConfigCommand {
 
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
-    /// Draws a secret, and prints it with the lines that let it in: add them to the file of --api-key-file.
+    /// Draws a secret. Prints it on the standard error, and on the standard output the lines that let it in: add them to
+    /// the file of --api-key-file.
     New {
         /// Whose key it is. It stands in logs and in the audit log, and one name is one tenant.
         name: String,

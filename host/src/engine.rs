@@ -183,7 +183,7 @@ impl Dispatcher {
     fn read(&mut self, letter: PoolMail) {
         let now = self.clock.now();
         match letter {
-            PoolMail::Command(PoolCommand::Offer(request)) => self.pool.offer(*request, now),
+            PoolMail::Command(PoolCommand::Offer(requests)) => self.pool.offer(&requests, now),
             PoolMail::Command(PoolCommand::Finish(id, reason)) => self.pool.finish(id, reason, now),
             PoolMail::Order(order) => self.pool.order(order, &*self.clock),
             PoolMail::Replace(id, port) => {

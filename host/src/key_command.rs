@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use sluice_http::{Key, Scope, hash_secret};
 
 use crate::cli::KeyCommand;
-use crate::output::say;
+use crate::output::{say, tell};
 
 /// 256 bits: no digest of them is worth guessing at.
 const SECRET_BYTES: usize = 32;
@@ -14,7 +14,10 @@ pub(crate) fn run(command: KeyCommand) -> Result<()> {
     let scopes = if scope.is_empty() { vec![Scope::Inference] } else { scope };
     let mut bytes = [0; SECRET_BYTES];
     getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
-    Ok(say(&entry(&name, &secret(&bytes), &scopes)?)?)
+    let secret = secret(&bytes);
+    say(&entry(&name, &secret, &scopes)?)?;
+    // Apart from the entry, so that a file that the entry is written to never holds the secret.
+    Ok(tell(&format!("for the client, and shown only here: {secret}"))?)
 }
 
 fn secret(bytes: &[u8]) -> String {
@@ -22,15 +25,11 @@ fn secret(bytes: &[u8]) -> String {
     format!("sk-{hexadecimal}")
 }
 
-/// A file that is a keys file by itself: what the client gets stands in a comment.
+/// A keys file by itself.
 fn entry(name: &str, secret: &str, scopes: &[Scope]) -> Result<String> {
     Key::of_secret(name, secret, scopes).with_context(|| format!("no key can be called `{name}`"))?;
     let scopes: Vec<String> = scopes.iter().map(|scope| format!("\"{scope}\"")).collect();
-    Ok(format!(
-        "# For the client, and shown only here: {secret}\n[[key]]\nname = \"{name}\"\nsha256 = \"{}\"\nscopes = [{}]",
-        hash_secret(secret),
-        scopes.join(", ")
-    ))
+    Ok(format!("[[key]]\nname = \"{name}\"\nsha256 = \"{}\"\nscopes = [{}]\n", hash_secret(secret), scopes.join(", ")))
 }
 
 #[cfg(test)]
@@ -41,7 +40,7 @@ mod tests {
     #[test]
     fn what_is_printed_is_a_keys_file() {
         let text = entry("alice", &secret(&[7; SECRET_BYTES]), &[Scope::Inference, Scope::Deploy]).unwrap();
-        assert!(text.contains("scopes = [\"inference\", \"deploy\"]"), "{text}");
+        assert!(text.contains("scopes = [\"inference\", \"deploy\"]") && !text.contains("sk-"), "{text}");
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &text).unwrap();
         assert!(!Keys::load(Vec::new(), Some(file.path().to_owned())).unwrap().is_open());

@@ -42,6 +42,14 @@ pub struct Secrets {
 pub const API_KEY: &str = "SLUICE_API_KEY";
 pub const ADMIN_KEY: &str = "SLUICE_ADMIN_KEY";
 
+/// Whoever can deploy decides what every request meets.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the admin listener would be open to everyone who reaches {0}: give it keys ({ADMIN_KEY} or --api-key-file), or ask \
+     its clients for certificates (--ssl-ca-certs)"
+)]
+struct OpenAdmin(SocketAddr);
+
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({reason}): choose another port with {flag}")]
@@ -61,6 +69,7 @@ impl Listeners {
         let gate = Gate::new(keys.clone(), config.auth.public_paths.clone())?;
         let tls = config.tls.clone();
         let (api, admin) = tls.map_or((None, None), |tls| (Some(tls.api), Some(tls.admin)));
+        refuse_open_admin(config, &keys)?;
         let listeners = Self {
             api: Listener { socket: bind(config.address, "--port")?, tls: api.map(Tls::load).transpose()? },
             admin: Listener {
@@ -107,10 +116,9 @@ impl Listeners {
     }
 
     fn warn_if_open(&self, config: &ServerConfig) {
-        for (what, address) in [("the API", config.address), ("the admin listener", config.admin_address)] {
-            if self.keys.is_open() && !address.ip().is_loopback() {
-                tracing::warn!(%address, "{what} is open to everyone who reaches it: give it keys with --api-key-file");
-            }
+        let address = config.address;
+        if self.keys.is_open() && !address.ip().is_loopback() {
+            tracing::warn!(%address, "the API is open to everyone who reaches it: give it keys with --api-key-file");
         }
     }
 }
@@ -125,13 +133,19 @@ impl Listener {
 impl Secrets {
     fn keys(&self) -> Result<Vec<Key>> {
         let of = |name, secret: &Option<String>, scopes: &[Scope]| {
-            let key = secret.as_ref().map(|secret| Key::of_secret("environment", secret, scopes)).transpose();
+            let key = secret.as_ref().map(|secret| Key::of_secret(name, secret, scopes)).transpose();
             key.map_err(|error| anyhow::anyhow!("{name} cannot be a key: {error}"))
         };
         let api = of(API_KEY, &self.api, &[Scope::Inference, Scope::Metrics])?;
         let admin = of(ADMIN_KEY, &self.admin, &[Scope::Inference, Scope::Metrics, Scope::Deploy])?;
         Ok(api.into_iter().chain(admin).collect())
     }
+}
+
+fn refuse_open_admin(config: &ServerConfig, keys: &Keys) -> Result<(), OpenAdmin> {
+    let known = !keys.is_open() || config.tls.as_ref().is_some_and(|tls| tls.admin.client_ca.is_some());
+    let address = config.admin_address;
+    if known || address.ip().is_loopback() { Ok(()) } else { Err(OpenAdmin(address)) }
 }
 
 fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {

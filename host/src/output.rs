@@ -11,6 +11,11 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
     }
 }
 
+/// A line on the standard error: for whoever sits there, and not for what the output is written to.
+pub(crate) fn tell(line: &str) -> io::Result<()> {
+    writeln!(io::stderr().lock(), "{line}")
+}
+
 /// An error and its causes on one line, without those that the ones before them have already told.
 pub fn with_causes(error: &anyhow::Error) -> String {
     let mut said = error.to_string();

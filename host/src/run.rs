@@ -22,9 +22,16 @@ use crate::{audit_command, bench_command, key_command, logging, model, model_com
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let runtime = Builder::new_multi_thread().enable_all().build().context("no threads for the server")?;
+    let ended = execute(&runtime, arguments);
+    // A model that is still being loaded when the program is told to go is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+fn execute(runtime: &Runtime, arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        None => serve(&runtime, arguments.serve)?,
-        Some(Command::Serve(arguments)) => serve(&runtime, *arguments)?,
+        None => serve(runtime, arguments.serve)?,
+        Some(Command::Serve(arguments)) => serve(runtime, *arguments)?,
         Some(Command::Model(command)) => return model_command::run(command),
         Some(Command::Config(ConfigCommand::Show { origin, serve })) => show_config(*serve, origin)?,
         Some(Command::Completions { shell }) => complete(shell)?,
@@ -69,6 +76,22 @@ fn complete(shell: Shell) -> Result<()> {
 async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
     let mut signals = Signals::listen()?;
     let listeners = Listeners::open(&config.server, &secrets()?)?;
+    let server = tokio::select! {
+        started = start(config, listeners) => started?,
+        () = signals.next() => return Ok(tracing::info!("told to go before it served")),
+    };
+    signals.next().await;
+    tracing::info!("told to go: no new requests, and the answers in progress get {:?}", config.server.drain_timeout);
+    tokio::select! {
+        () = server.drain(config.server.drain_timeout) => {}
+        () = signals.next() => tracing::warn!("told again: going now"),
+    }
+    server.stop().await;
+    Ok(())
+}
+
+/// From the model's files to the first request.
+async fn start(config: &ServeConfig, listeners: Listeners) -> Result<Server> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
     let served = load(config, &clock).await?;
     let line = ModelLine {
@@ -79,14 +102,7 @@ async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
     };
     let server = Server::start(config, served, &clock, listeners).await?;
     say(&banner(&server, &line, &config.engine))?;
-    signals.next().await;
-    tracing::info!("told to go: no new requests, and the answers in progress get {:?}", config.server.drain_timeout);
-    tokio::select! {
-        () = server.drain(config.server.drain_timeout) => {}
-        () = signals.next() => tracing::warn!("told again: going now"),
-    }
-    server.stop().await;
-    Ok(())
+    Ok(server)
 }
 
 async fn load(config: &ServeConfig, clock: &Arc<dyn Clock>) -> Result<model::ServedModel> {

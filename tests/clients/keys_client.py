@@ -1,8 +1,9 @@
 """The `openai` client and keys: none, a wrong one, one of another scope, the right one, and one that is taken back.
 
-usage: keys_client.py BASE_URL MODEL KEYS_FILE
+usage: keys_client.py BASE_URL MODEL KEYS_FILE SECRETS_FILE
 """
 
+import hashlib
 import re
 import sys
 import time
@@ -15,9 +16,9 @@ from checks import QUESTION, check, refused
 
 
 def main():
-    url, model, file = sys.argv[1:]
+    url, model, file, secrets = sys.argv[1:]
     file = Path(file)
-    inference, metrics = re.findall(r"^# .*: (sk-\w+)$", file.read_text(), re.MULTILINE)
+    inference, metrics = re.findall(r"sk-\w+", Path(secrets).read_text())
 
     def ask(key):
         client = openai.OpenAI(base_url=url + "/v1", api_key=key, max_retries=0, timeout=60,
@@ -34,8 +35,9 @@ def main():
     with urllib.request.urlopen(scrape) as answer:
         check(answer.status == 200, "the key for metrics reads them")
 
-    entries = file.read_text().split("# For")
-    file.write_text("# For".join(entry for entry in entries if inference not in entry))
+    digest = hashlib.sha256(inference.encode()).hexdigest()
+    entries = file.read_text().split("[[key]]")
+    file.write_text("[[key]]".join(entry for entry in entries if digest not in entry))
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
@@ -15,7 +16,8 @@ fn new_key(name: &str, scopes: &[&str]) -> (String, String) {
     let output = run(&["key", "new", name].into_iter().chain(scopes).collect::<Vec<_>>());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let entry = String::from_utf8(output.stdout).unwrap();
-    let secret = entry.lines().next().unwrap().rsplit(' ').next().unwrap().to_owned();
+    let secret = String::from_utf8(output.stderr).unwrap().trim().rsplit(' ').next().unwrap().to_owned();
+    assert!(secret.len() > 64 && !entry.contains(&secret), "the entry does not hold the secret: {entry}");
     (secret, entry)
 }
 
@@ -161,6 +163,42 @@ fn the_configuration_is_shown_with_its_origins() {
     }
     let wrong = run(&["config", "show", "--replicas", "0"]);
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("engine.replicas: must be at least 1"));
+}
+
+#[test]
+fn an_admin_listener_that_others_reach_needs_keys() {
+    let mut open = sluice();
+    open.args(["serve", "--port", "0", "--admin-port", "0"]).env("SLUICE__SERVER__ADMIN_HOST", "0.0.0.0");
+    let refused = open.output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("SLUICE_ADMIN_KEY"));
+}
+
+/// A model of a billion numbers takes longer to draw than the signal takes to come.
+#[test]
+fn a_server_that_still_loads_goes_at_once_when_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"{"architectures": ["Qwen2ForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "num_hidden_layers": 24, "vocab_size": 1024,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": true}"#;
+    file(folder.path(), "config.json", config.as_bytes());
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("model/embedded").join(name);
+        fs::copy(from, folder.path().join(name)).unwrap();
+    }
+    let model = folder.path().to_str().unwrap();
+    let mut child = sluice()
+        .args(["serve", "--port", "0", "--admin-port", "0", "--load-format", "dummy", "--model", model])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(child.try_wait().unwrap(), None, "it is loading");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.is_empty(), "it never served: {}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]

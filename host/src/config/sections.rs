@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sluice_http::{AnswerLimits, EdgeLimits};
 use toml::{Table, Value};
 
 /// A key that can be typed.
@@ -57,9 +58,21 @@ section!(ServerSection {
     /// The admin listener's port; 0 takes a free one.
     admin_port: u16 = 8001,
     /// Connections of one listener; more wait until one is closed.
-    max_connections: usize = 4096,
+    max_connections: usize = EdgeLimits::default().connections,
     /// Bytes of a request's body.
-    max_body_bytes: usize = 8 << 20,
+    max_body_bytes: usize = EdgeLimits::default().body_bytes,
+    /// Bytes of all large bodies together that are being read and prepared.
+    max_bodies_bytes: usize = EdgeLimits::default().bodies_bytes,
+    /// Headers of a request.
+    max_headers: usize = EdgeLimits::default().headers,
+    /// Bytes of a request's headers together.
+    max_header_bytes: usize = EdgeLimits::default().header_bytes,
+    /// Messages of a chat.
+    max_messages: usize = EdgeLimits::default().messages,
+    /// Prompts of a request, times the answers to each.
+    max_choices: usize = AnswerLimits::default().choices,
+    /// Tokens that a client may be behind before its request is cancelled.
+    max_unread_tokens: usize = EdgeLimits::default().unread_tokens,
     /// Seconds that answers in progress get when the server is told to go.
     drain_timeout: u64 = 30,
 });
@@ -82,21 +95,21 @@ section!(AuthSection {
 
 section!(TimeoutsSection {
     /// Seconds for a request's headers, and for a TLS handshake.
-    header: f64 = 30.0,
+    header: f64 = EdgeLimits::default().header_time.as_secs_f64(),
     /// Seconds for a request's body.
-    body: f64 = 30.0,
+    body: f64 = EdgeLimits::default().body_time.as_secs_f64(),
     /// Seconds that a connection may stay open between two requests.
-    idle: f64 = 75.0,
+    idle: f64 = EdgeLimits::default().idle_time.as_secs_f64(),
     /// Seconds in which a client must have read some of what was written to it.
-    write_stall: f64 = 30.0,
+    write_stall: f64 = EdgeLimits::default().write_time.as_secs_f64(),
     /// Seconds that a request may wait for a replica.
     queue: f64 = 30.0,
     /// Seconds from a request's arrival to its first token.
-    first_token: f64 = 300.0,
+    first_token: f64 = AnswerLimits::default().first_token.as_secs_f64(),
     /// Seconds between two tokens.
-    stall: f64 = 120.0,
+    stall: f64 = AnswerLimits::default().stall.as_secs_f64(),
     /// Seconds from a request's arrival to the end of its answer.
-    total: f64 = 3600.0,
+    total: f64 = AnswerLimits::default().total.as_secs_f64(),
 });
 
 section!(ModelSection {

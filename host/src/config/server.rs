@@ -44,15 +44,13 @@ impl ServerConfig {
         auth: &AuthSection,
         timeouts: &TimeoutsSection,
     ) -> Result<Self, ConfigError> {
-        at_least_one("server.max_connections", server.max_connections() as u64)?;
-        at_least_one("server.max_body_bytes", server.max_body_bytes() as u64)?;
         Ok(Self {
             address: SocketAddr::new(server.host(), server.port()),
             admin_address: SocketAddr::new(server.admin_host(), server.admin_port()),
             drain_timeout: Duration::from_secs(server.drain_timeout()),
             queue_timeout: seconds("timeouts.queue", timeouts.queue())?,
             connections: connections(server, timeouts)?,
-            answers: answers(timeouts)?,
+            answers: answers(server, timeouts)?,
             tls: tls_config(tls)?,
             auth: AuthConfig { key_file: auth.key_file.clone(), public_paths: auth.public_paths() },
         })
@@ -61,8 +59,13 @@ impl ServerConfig {
 
 fn connections(server: &ServerSection, timeouts: &TimeoutsSection) -> Result<EdgeLimits, ConfigError> {
     Ok(EdgeLimits {
-        connections: server.max_connections(),
-        body_bytes: server.max_body_bytes(),
+        connections: some("server.max_connections", server.max_connections())?,
+        body_bytes: some("server.max_body_bytes", server.max_body_bytes())?,
+        bodies_bytes: some("server.max_bodies_bytes", server.max_bodies_bytes())?,
+        headers: some("server.max_headers", server.max_headers())?,
+        header_bytes: some("server.max_header_bytes", server.max_header_bytes())?,
+        messages: some("server.max_messages", server.max_messages())?,
+        unread_tokens: some("server.max_unread_tokens", server.max_unread_tokens())?,
         header_time: seconds("timeouts.header", timeouts.header())?,
         body_time: seconds("timeouts.body", timeouts.body())?,
         idle_time: seconds("timeouts.idle", timeouts.idle())?,
@@ -71,13 +74,18 @@ fn connections(server: &ServerSection, timeouts: &TimeoutsSection) -> Result<Edg
     })
 }
 
-fn answers(timeouts: &TimeoutsSection) -> Result<AnswerLimits, ConfigError> {
+fn answers(server: &ServerSection, timeouts: &TimeoutsSection) -> Result<AnswerLimits, ConfigError> {
     Ok(AnswerLimits {
+        choices: some("server.max_choices", server.max_choices())?,
         first_token: seconds("timeouts.first_token", timeouts.first_token())?,
         stall: seconds("timeouts.stall", timeouts.stall())?,
         total: seconds("timeouts.total", timeouts.total())?,
         ..AnswerLimits::default()
     })
+}
+
+fn some(key: &str, limit: usize) -> Result<usize, ConfigError> {
+    at_least_one(key, limit as u64).map(|()| limit)
 }
 
 pub(super) fn seconds(key: &str, typed: f64) -> Result<Duration, ConfigError> {
