@@ -12,6 +12,7 @@ extern "C" __global__ void IN_CLUSTERS_OF_8 __launch_bounds__(512, 2) sample_clu
   using S = Sampler<8, 512>;
   extern __shared__ __align__(16) unsigned char sample_shared[];
   pdl_launch_next();
+  S::meet();  // no block writes to another's memory before that one has begun
   pdl_wait_previous();
   S sampler(a, *reinterpret_cast<S::Shared*>(sample_shared), reinterpret_cast<float*>(sample_shared + S::kSharedBytes), blockIdx.x / 8);
   sampler.run();
