@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::drive::MAX_OUTSTANDING;
 use crate::goodput::Goal;
+use crate::lengths::MAX_LENGTH;
 use crate::server::Endpoint;
 
 /// What is typed after `sluice bench`.
@@ -166,9 +167,6 @@ pub(crate) struct ReportArguments {
     #[arg(long, visible_alias = "disable-tqdm")]
     pub(crate) no_progress: bool,
 }
-
-/// Of a prompt or an answer. No model reads more.
-const MAX_LENGTH: u32 = 10_000_000;
 
 fn length() -> clap::builder::RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..=i64::from(MAX_LENGTH))

@@ -4,6 +4,9 @@ use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+/// Of a prompt or an answer, in tokens. No model reads more.
+pub(crate) const MAX_LENGTH: u32 = 10_000_000;
+
 /// Uniform within a ratio around a length, both ends included, as vLLM's `--random-range-ratio`: 0 is always the length.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
@@ -39,9 +42,9 @@ impl Fit {
         self.scaled(length).min(self.max_output.unwrap_or(u32::MAX))
     }
 
-    /// Nothing is shorter than one token.
+    /// Nothing is shorter than one token, nor longer than anything may be.
     fn scaled(&self, length: u32) -> u32 {
-        (f64::from(length) * self.scale).round().clamp(1.0, f64::from(u32::MAX)) as u32
+        (f64::from(length) * self.scale).round().clamp(1.0, f64::from(MAX_LENGTH)) as u32
     }
 }
 
@@ -68,5 +71,7 @@ mod tests {
         let fit = Fit { scale: 0.1, max_input: Some(100), max_output: None };
         assert_eq!((fit.input(374), fit.input(4000), fit.input(1)), (37, 100, 1));
         assert_eq!(fit.output(4000), 400);
+        let huge = Fit { scale: f64::MAX, max_input: None, max_output: None };
+        assert_eq!((huge.input(1), huge.output(0)), (MAX_LENGTH, 1));
     }
 }

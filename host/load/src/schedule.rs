@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::arrivals::Arrivals;
+use crate::arrivals::{Arrivals, seconds};
 use crate::lengths::Fit;
 use crate::trace::TraceRow;
 
@@ -57,7 +57,9 @@ impl Replay {
             let since = row.at.checked_sub(self.start)?;
             let recorded =
                 RecordedLengths { input: self.fit.input(row.input_tokens), output: self.fit.output(row.output_tokens) };
-            Some(Slot { at: Some(since.div_f64(self.time_scale)), recorded: Some(recorded) })
+            // As floats: a trace that is slowed down enough outlasts any clock.
+            let at = seconds(since.as_secs_f64() / self.time_scale);
+            Some(Slot { at: Some(at), recorded: Some(recorded) })
         })
     }
 }
@@ -66,13 +68,12 @@ impl Replay {
 mod tests {
     use super::*;
 
+    fn row(seconds: u64, input_tokens: u32, output_tokens: u32) -> TraceRow {
+        TraceRow { at: Duration::from_secs(seconds), input_tokens, output_tokens }
+    }
+
     #[test]
     fn a_replay_begins_at_its_start_and_keeps_its_pace() {
-        let row = |seconds, input_tokens, output_tokens| TraceRow {
-            at: Duration::from_secs(seconds),
-            input_tokens,
-            output_tokens,
-        };
         let replay = Replay {
             rows: vec![row(0, 10, 1), row(10, 20, 2), row(13, 30, 3)],
             start: Duration::from_secs(9),
@@ -85,5 +86,19 @@ mod tests {
             recorded: Some(RecordedLengths { input, output }),
         };
         assert_eq!(slots, [slot(500, 20, 2), slot(2000, 25, 3)]);
+    }
+
+    #[test]
+    fn no_time_scale_is_too_much() {
+        for time_scale in [1e-18, f64::MIN_POSITIVE, f64::MAX] {
+            let replay = Replay {
+                rows: vec![row(0, 1, 1), row(10, 1, 1)],
+                start: Duration::ZERO,
+                time_scale,
+                fit: Fit { scale: 1.0, max_input: None, max_output: None },
+            };
+            let times: Vec<_> = Schedule::Recorded(replay).slots(0).map(|slot| slot.at).collect();
+            assert_eq!(times, [Some(Duration::ZERO), Some(seconds(10.0 / time_scale))]);
+        }
     }
 }

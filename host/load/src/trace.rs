@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::arrivals::seconds;
 use crate::error::BenchError;
+use crate::lengths::MAX_LENGTH;
 
 /// Azure's traces of a week have some ten million.
 const MAX_ROWS: usize = 20_000_000;
@@ -110,6 +111,10 @@ fn keep(rows: &mut Vec<RawRow>, line: u64, row: RawRow) -> Result<(), LineProble
     if rows.len() == MAX_ROWS {
         return Err((line, format!("more than {MAX_ROWS} requests")));
     }
+    let longest = row.input_tokens.max(row.output_tokens);
+    if longest > MAX_LENGTH {
+        return Err((line, format!("{longest} tokens are more than {MAX_LENGTH}, the most that anything may be long")));
+    }
     rows.push(row);
     Ok(())
 }
@@ -156,6 +161,9 @@ mod tests {
         check("t.csv", &format!("{head}yesterday,1,1\n"), Err("line 3: "));
         check("t.csv", &format!("{head}2023-11-16 18:15:46,-1,1\n"), Err("line 3: "));
         check("t.csv", &format!("{head}2023-11-16 18:15:46,1\n"), Err("line 3: "));
+        check("t.csv", &format!("{head}2023-11-16 18:15:46,4000000000,1\n"), Err("line 3: 4000000000 tokens"));
+        let long = "{\"timestamp\": 1, \"input_length\": 1, \"output_length\": 10000001}\n";
+        check("t.jsonl", long, Err("line 1: 10000001 tokens"));
         check("t.jsonl", "{\"timestamp\": 1}\n", Err("line 1: missing field `input_length`"));
         assert!(read(Path::new("/no/such/trace.csv")).unwrap_err().is_usage());
     }
