@@ -73,7 +73,8 @@ where
     let beats = pulse.stop().await;
     progress.clear();
 
-    let measured = Measured::after(left_out, &driven.records);
+    let sending = workload.ended_by_time(driven.records.len() as u64);
+    let measured = Measured::after(left_out, &driven.records, sending);
     let open_loop = !workload.schedule.is_closed_loop();
     let facts = Facts { started_at, server: &server, configuration: arguments, prompts, open_loop };
     let mut report = Report::of(&facts, &measured, driven.cut_short, &beats);

@@ -17,18 +17,32 @@ pub(crate) struct Measured<'r> {
     /// From the end of the warm-up to the last answer's end.
     pub(crate) duration: Duration,
     warm_up: Duration,
+    /// The time in which requests were sent, where it ended the sending.
+    sending: Option<Duration>,
 }
 
 impl<'r> Measured<'r> {
     /// Of records in the order of their plan.
-    pub(crate) fn after(warm_up: Duration, all: &'r [Record]) -> Self {
+    pub(crate) fn after(warm_up: Duration, all: &'r [Record], sending: Option<Duration>) -> Self {
         let records = &all[all.partition_point(|record| record.planned < warm_up)..];
         let end = records.iter().map(Record::ended).max().unwrap_or(warm_up);
-        Self { records, all, duration: end.saturating_sub(warm_up), warm_up }
+        Self { records, all, duration: end.saturating_sub(warm_up), warm_up, sending }
     }
 
     pub(crate) fn succeeded(&self) -> impl Iterator<Item = &'r Record> + Clone {
         self.records.iter().filter(|record| record.succeeded())
+    }
+
+    /// Requests lie one gap less apart than they are many. A time that was set has room for the last one's gap too. None
+    /// where all came at once.
+    fn planned_rate(&self) -> Option<f64> {
+        let (first, last) = (self.records.first()?.planned, self.records.last()?.planned);
+        let count = self.records.len() as u64;
+        let rate = match self.sending {
+            Some(sending) => per_second(count, sending.saturating_sub(self.warm_up)),
+            None => per_second(count - 1, last.saturating_sub(first)),
+        };
+        (first < last).then_some(rate)
     }
 }
 
@@ -43,7 +57,7 @@ pub(crate) struct Totals {
     /// Sent in the warm-up's seconds.
     pub(crate) left_out: u64,
     pub(crate) duration_s: f64,
-    /// What the plan offered: requests over the time to the last of them. Null in a closed loop.
+    /// What the plan offered. Null in a closed loop, and where all came at once.
     pub(crate) planned_rate: Option<f64>,
     pub(crate) request_throughput: f64,
     /// Of completed requests, as the server counts them, else as they were asked for.
@@ -76,8 +90,6 @@ impl Totals {
         let completed = measured.succeeded().count() as u64;
         let (input_tokens, output_tokens) = (sum(input_tokens), sum(Record::output_tokens));
         let chunks = sum(|record| u64::from(record.answer.chunks));
-        let planned = records.last().map(|last| last.planned.saturating_sub(measured.warm_up));
-        let planned = planned.filter(|span| open_loop && !span.is_zero());
         Self {
             offered: records.len() as u64,
             completed,
@@ -85,7 +97,7 @@ impl Totals {
             cut_short,
             left_out: (measured.all.len() - records.len()) as u64,
             duration_s: duration.as_secs_f64(),
-            planned_rate: planned.map(|span| per_second(records.len() as u64, span)),
+            planned_rate: measured.planned_rate().filter(|_| open_loop),
             request_throughput: per_second(completed, duration),
             input_tokens,
             cached_tokens: sum(|record| record.answer.usage.and_then(|usage| usage.cached_tokens()).unwrap_or(0)),

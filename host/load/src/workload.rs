@@ -75,6 +75,13 @@ impl Workload {
         }
     }
 
+    /// The duration, where it ended the sending after so many requests, and neither their number nor a trace's end did.
+    pub(crate) fn ended_by_time(&self, sent: u64) -> Option<Duration> {
+        let slot_after = self.schedule.slots(self.seed).nth(sent as usize)?;
+        let may_be_more = self.count.is_none_or(|count| sent < count);
+        self.duration.filter(|end| may_be_more && slot_after.at.is_some_and(|at| at >= *end))
+    }
+
     fn request(&self, index: u64, slot: Slot, stream: Stream) -> PlannedRequest {
         let mut random = stream.of(self.seed);
         let output = self.output.draw(&mut random);

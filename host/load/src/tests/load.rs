@@ -83,16 +83,19 @@ async fn a_trace_is_sent_as_it_was_recorded_or_faster() {
     std::fs::write(&trace, rows).unwrap();
     /// Its milliseconds, and the tokens of its prompt and of its answer.
     type Sent = (f64, usize, u64);
-    let cases: [(&str, &[Sent]); 4] = [
-        ("", &[(0.0, 374, 44), (4500.0, 396, 109), (5500.0, 8, 3), (60_000.0, 1, 1)]),
-        ("--time-scale 10 --duration 2", &[(0.0, 374, 44), (450.0, 396, 109), (550.0, 8, 3)]),
-        ("--start 4.5 --num-requests 2", &[(0.0, 396, 109), (1000.0, 8, 3)]),
+    // The last is the planned rate: of a trace's gaps, or over the duration where that cut the trace off.
+    let cases: [(&str, &[Sent], f64); 5] = [
+        ("", &[(0.0, 374, 44), (4500.0, 396, 109), (5500.0, 8, 3), (60_000.0, 1, 1)], 3.0 / 60.0),
+        ("--duration 100", &[(0.0, 374, 44), (4500.0, 396, 109), (5500.0, 8, 3), (60_000.0, 1, 1)], 3.0 / 60.0),
+        ("--time-scale 10 --duration 2", &[(0.0, 374, 44), (450.0, 396, 109), (550.0, 8, 3)], 3.0 / 2.0),
+        ("--start 4.5 --num-requests 2", &[(0.0, 396, 109), (1000.0, 8, 3)], 1.0),
         (
             "--length-scale 0.5 --max-input-len 100 --max-output-len 50 --num-requests 3",
             &[(0.0, 100, 22), (4500.0, 100, 50), (5500.0, 4, 2)],
+            2.0 / 5.5,
         ),
     ];
-    for (arguments, expected) in cases {
+    for (arguments, expected, rate) in cases {
         let fake = Fake::new(|_, body| Stream::of(10, 0, 1).steps(body));
         let began = tokio::time::Instant::now();
         let report = report(&fake, &format!("--trace {} {arguments}", trace.display())).await;
@@ -104,7 +107,7 @@ async fn a_trace_is_sent_as_it_was_recorded_or_faster() {
             .collect();
         assert_eq!(seen, expected, "{arguments}");
         assert!(began.elapsed() < Duration::from_secs(61));
-        check(&report, &[("totals.completed", expected.len() as f64)]);
+        check(&report, &[("totals.completed", expected.len() as f64), ("totals.planned_rate", rate)]);
     }
 }
 
@@ -112,6 +115,8 @@ async fn a_trace_is_sent_as_it_was_recorded_or_faster() {
 async fn a_load_ends_after_its_time() {
     let open = report(&steady(), "--request-rate 10 --constant --duration 2").await;
     check(&open, &[("totals.offered", 20.0), ("totals.completed", 20.0), ("totals.duration_s", 2.1)]);
+    let after = report(&steady(), "--request-rate 10 --constant --duration 2.5 --warmup-seconds 0.5").await;
+    check(&after, &[("totals.offered", 20.0), ("totals.planned_rate", 10.0)]);
     let closed = report(&steady(), "--max-concurrency 2 --duration 0.9").await;
     check(&closed, &[("totals.offered", 10.0), ("totals.completed", 10.0), ("totals.duration_s", 1.0)]);
 }

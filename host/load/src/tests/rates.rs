@@ -26,7 +26,7 @@ async fn known_times_are_measured_to_the_microsecond() {
             ("totals.failed", 0.0),
             // From the first request to the end of the last answer: 49 × 100 ms and 300 ms.
             ("totals.duration_s", 5.2),
-            ("totals.planned_rate", 50.0 / 4.9),
+            ("totals.planned_rate", 10.0),
             ("totals.request_throughput", 50.0 / 5.2),
             ("totals.input_tokens", 400.0),
             ("totals.cached_tokens", 0.0),
