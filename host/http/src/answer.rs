@@ -21,7 +21,7 @@ pub(crate) struct Answer {
     /// Nothing behind the prompt is shown.
     pub(crate) silent: bool,
     pub(crate) progress: Progress,
-    pub(crate) _live: LiveAnswer,
+    pub(crate) live: Arc<LiveAnswer>,
 }
 
 #[derive(Default)]

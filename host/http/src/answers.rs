@@ -10,6 +10,7 @@ use sluice_telemetry::{Counted, Metrics};
 
 use crate::answer::{Answer, Part};
 use crate::error::ApiError;
+use crate::live::LiveAnswer;
 use crate::request_id::RequestName;
 use crate::watch::{Due, Watch};
 
@@ -61,6 +62,11 @@ impl Answers {
     /// Waits until it is decided whether the request gets an answer at all, while an error can still be a status.
     pub(crate) async fn begin(&mut self) -> Result<(), ApiError> {
         poll_fn(|cx| self.poll_begin(cx)).await
+    }
+
+    /// They count as being made as long as these live.
+    pub(crate) fn live(&self) -> Vec<Arc<LiveAnswer>> {
+        self.choices.iter().map(|choice| Arc::clone(&choice.live)).collect()
     }
 
     /// Gives what has come to `write`, each part with the number of its choice.

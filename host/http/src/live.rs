@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::body::Bytes;
 use sluice_core::{Failure, RequestId};
 use tokio::sync::Notify;
 
@@ -30,14 +31,32 @@ pub(crate) struct LiveAnswer {
     id: RequestId,
 }
 
+/// The end of answers that count until it is written.
+struct Unwritten {
+    bytes: Bytes,
+    _answers: Vec<Arc<LiveAnswer>>,
+}
+
+/// Bytes that keep these answers counted until the connection has written them and let go: the body that they come
+/// from goes as soon as they wait to be written.
+pub(crate) fn until_written(bytes: Bytes, answers: Vec<Arc<LiveAnswer>>) -> Bytes {
+    Bytes::from_owner(Unwritten { bytes, _answers: answers })
+}
+
+impl AsRef<[u8]> for Unwritten {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Live {
-    pub(crate) fn enter(self: &Arc<Self>, id: RequestId, channel: Arc<Shared>) -> Result<LiveAnswer, Closing> {
+    pub(crate) fn enter(self: &Arc<Self>, id: RequestId, channel: Arc<Shared>) -> Result<Arc<LiveAnswer>, Closing> {
         let mut state = self.state();
         if state.closing {
             return Err(Closing);
         }
         state.answers.insert(id, channel);
-        Ok(LiveAnswer { live: Arc::clone(self), id })
+        Ok(Arc::new(LiveAnswer { live: Arc::clone(self), id }))
     }
 
     pub(crate) fn close(&self) {

@@ -95,7 +95,7 @@ impl Edge {
             echo: prompt.echo.clone(),
             silent: parameters.makes_nothing(),
             progress: Progress::default(),
-            _live: live,
+            live,
         };
         Ok((sender, answer))
     }

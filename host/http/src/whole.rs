@@ -10,6 +10,7 @@ use crate::answer::Part;
 use crate::answers::{Answers, Step, Usage};
 use crate::error::ApiError;
 use crate::json;
+use crate::live::until_written;
 use crate::logprobs::Logprobs;
 use crate::object::{Endpoint, Header};
 
@@ -28,12 +29,13 @@ pub(crate) async fn response(
 ) -> Result<Response, ApiError> {
     let choice = |logprobs| Choice { text: String::new(), logprobs, reason: "" };
     let mut choices: Vec<Choice> = logprobs.into_iter().map(choice).collect();
+    let live = answers.live();
     loop {
         match poll_fn(|cx| answers.poll(cx, &mut |choice, part| choices[choice].take(&part))).await {
             Step::Some | Step::Quiet => {}
             Step::Failed(error) => return Err(error),
             Step::Finished(usage) => {
-                let object = object(header, &mut choices, usage).freeze();
+                let object = until_written(object(header, &mut choices, usage).freeze(), live);
                 return Ok(([(CONTENT_TYPE, "application/json")], object).into_response());
             }
         }
