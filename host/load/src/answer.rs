@@ -25,6 +25,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// One of which nothing came.
+    pub(crate) fn none(failure: Failure, ended: Duration) -> Self {
+        Self { ended, failure: Some(failure), ..Self::default() }
+    }
+
     /// A part of a stream that arrived at this time.
     pub(crate) fn chunk(&mut self, chunk: Chunk, at: Duration) -> Result<(), Failure> {
         if chunk.output {

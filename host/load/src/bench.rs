@@ -77,7 +77,7 @@ where
     let measured = Measured::after(left_out, &driven.records, sending);
     let open_loop = !workload.schedule.is_closed_loop();
     let facts = Facts { started_at, server: &server, configuration: arguments, prompts, open_loop };
-    let mut report = Report::of(&facts, &measured, driven.cut_short, &beats);
+    let mut report = Report::of(&facts, &measured, &beats);
     report.warnings = warnings(&report, &measured, driven.stopped);
     write(arguments, &report)?;
     let text = table(&report, &caller.urls().generate.to_string());

@@ -1,20 +1,21 @@
 //! Sends requests when they are due and keeps what came of each.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::Connect;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use crate::alarm::wake_at;
-use crate::answer::Origin;
+use crate::answer::{Answer, Origin};
 use crate::caller::Caller;
 use crate::exchange::{Manner, exchange};
+use crate::failure::Failure;
 use crate::progress::Progress;
-use crate::record::Record;
+use crate::record::{Asked, Record};
 use crate::workload::PlannedRequest;
 
 /// Requests that are sent or held back at the same time. A machine has as many ports to one address.
@@ -30,9 +31,9 @@ pub(crate) struct Pace {
 
 #[derive(Debug, Default)]
 pub(crate) struct Driven {
+    /// One of each request, those that were cut short too, in the order of the plan.
     pub(crate) records: Vec<Record>,
-    /// In flight, or held back, when the user had seen enough.
-    pub(crate) cut_short: u64,
+    /// By the user, who had seen enough.
     pub(crate) stopped: bool,
 }
 
@@ -40,6 +41,23 @@ pub(crate) struct Driven {
 struct Turn {
     planned: Duration,
     place: OwnedSemaphorePermit,
+}
+
+/// A request on its way, with what is known of it should its task be lost.
+struct Running {
+    index: u64,
+    asked: Asked,
+    planned: Duration,
+    task: JoinHandle<Record>,
+}
+
+impl Running {
+    async fn record(self) -> Record {
+        let Self { index, asked, planned, task } = self;
+        let held = Duration::ZERO;
+        let lost = || Answer::none(Failure::Generator, planned);
+        task.await.unwrap_or_else(|_| Record { index, asked, planned, held, sent: planned, answer: lost() })
+    }
 }
 
 pub(crate) struct Driver<C> {
@@ -52,7 +70,9 @@ pub(crate) struct Driver<C> {
     slots: Arc<Semaphore>,
     /// Of requests whose time has come.
     outstanding: Arc<Semaphore>,
-    running: JoinSet<Record>,
+    running: Vec<Running>,
+    /// Set once, when everything is to end where it is.
+    cut: watch::Sender<bool>,
 }
 
 impl<C> Driver<C>
@@ -70,7 +90,8 @@ where
             origin: Origin::now(),
             slots: permits(pace.cap.unwrap_or(MAX_OUTSTANDING)),
             outstanding: permits(MAX_OUTSTANDING),
-            running: JoinSet::new(),
+            running: Vec::new(),
+            cut: watch::Sender::new(false),
         }
     }
 
@@ -95,11 +116,7 @@ where
                 break;
             }
         }
-        if !driven.stopped {
-            driven.stopped = self.join(&mut driven.records, stop).await;
-        }
-        self.cut(&mut driven).await;
-        driven.records.sort_unstable_by_key(|record| record.index);
+        self.finish(&mut driven, stop).await;
         driven
     }
 
@@ -130,54 +147,69 @@ where
     fn send(&mut self, request: PlannedRequest, turn: Turn) {
         let (caller, manner, origin) = (Arc::clone(&self.caller), self.manner, self.origin);
         let slots = request.at.map(|_| Arc::clone(&self.slots));
-        let progress = Arc::clone(&self.progress);
-        self.running.spawn(async move {
+        let (progress, mut cut) = (Arc::clone(&self.progress), self.cut.subscribe());
+        let PlannedRequest { index, body, asked, .. } = request;
+        let Turn { planned, place } = turn;
+        let task = tokio::spawn(async move {
             let (slot, held) = match slots {
-                Some(slots) => slot(slots, origin).await,
+                Some(slots) => slot(slots, origin, &mut cut).await,
                 None => (None, Duration::ZERO),
             };
-            let PlannedRequest { index, body, asked, .. } = request;
-            progress.sent();
             let sent = origin.elapsed();
-            let answer = exchange(&caller, manner, origin, body, &asked).await;
+            if *cut.borrow() {
+                return Record { index, asked, planned, held, sent, answer: Answer::none(Failure::CutShort, sent) };
+            }
+            progress.sent();
+            let answer = exchange(&caller, manner, origin, body, &asked, end(&mut cut)).await;
             progress.ended(answer.failure.is_none());
-            drop((slot, turn.place));
-            Record { index, asked, planned: turn.planned, held, sent, answer }
+            drop((slot, place));
+            Record { index, asked, planned, held, sent, answer }
         });
+        self.running.push(Running { index, asked, planned, task });
     }
 
-    /// Whether it was stopped before the last answer.
-    async fn join(&mut self, records: &mut Vec<Record>, mut stop: Pin<&mut impl Future<Output = ()>>) -> bool {
-        loop {
-            tokio::select! {
+    /// Waits for the last answer. Once it is stopped, every answer ends as far as it came.
+    async fn finish(self, driven: &mut Driven, mut stop: Pin<&mut impl Future<Output = ()>>) {
+        self.cut.send_replace(driven.stopped);
+        for running in self.running {
+            let mut record = pin!(running.record());
+            let over = tokio::select! {
                 biased;
-                () = &mut stop => return true,
-                joined = self.running.join_next() => match joined {
-                    Some(joined) => records.extend(joined),
-                    None => return false,
-                },
-            }
-        }
-    }
-
-    /// Ends what is left, and keeps of it what was over.
-    async fn cut(&mut self, driven: &mut Driven) {
-        self.running.abort_all();
-        while let Some(joined) = self.running.join_next().await {
-            match joined {
-                Ok(record) => driven.records.push(record),
-                Err(_) => driven.cut_short += 1,
-            }
+                () = &mut stop, if !driven.stopped => None,
+                record = &mut record => Some(record),
+            };
+            driven.records.push(match over {
+                Some(record) => record,
+                None => {
+                    driven.stopped = true;
+                    self.cut.send_replace(true);
+                    record.await
+                }
+            });
         }
     }
 }
 
-/// Waits for room under the cap, and says how long. Where there is room, it takes no time at all.
-async fn slot(slots: Arc<Semaphore>, origin: Origin) -> (Option<OwnedSemaphorePermit>, Duration) {
+/// Ready when the load is to end, or its driver is gone.
+async fn end(cut: &mut watch::Receiver<bool>) {
+    // A driver that is gone is an error, and there is no other.
+    let _ = cut.wait_for(|cut| *cut).await;
+}
+
+/// Waits for room under the cap or for the end, and says how long. Where there is room, it takes no time at all.
+async fn slot(
+    slots: Arc<Semaphore>,
+    origin: Origin,
+    cut: &mut watch::Receiver<bool>,
+) -> (Option<OwnedSemaphorePermit>, Duration) {
     if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
         return (Some(slot), Duration::ZERO);
     }
     let began = origin.elapsed();
-    let slot = slots.acquire_owned().await.ok();
+    let slot = tokio::select! {
+        biased;
+        () = end(cut) => None,
+        slot = slots.acquire_owned() => slot.ok(),
+    };
     (slot, origin.elapsed().saturating_sub(began))
 }

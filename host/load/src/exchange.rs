@@ -22,21 +22,26 @@ pub(crate) struct Manner {
     pub(crate) timeout: Duration,
 }
 
-/// Never fails: what went wrong is part of the answer, and what came before it stays.
+/// Never fails: what went wrong is part of the answer, and what came before it stays. So it is when `cut` is ready first.
 pub(crate) async fn exchange<C>(
     caller: &Caller<C>,
     manner: Manner,
     origin: Origin,
     body: Bytes,
     asked: &Asked,
+    cut: impl Future<Output = ()>,
 ) -> Answer
 where
     C: Connect + Clone + Send + Sync + 'static,
 {
     let mut answer = Answer::default();
-    let outcome = timeout(manner.timeout, converse(caller, manner.stream, origin, body, &mut answer)).await;
+    let conversation = timeout(manner.timeout, converse(caller, manner.stream, origin, body, &mut answer));
+    let outcome = tokio::select! {
+        biased;
+        outcome = conversation => outcome.unwrap_or(Err(Failure::Timeout(manner.timeout))),
+        () = cut => Err(Failure::CutShort),
+    };
     answer.ended = origin.elapsed();
-    let outcome = outcome.unwrap_or(Err(Failure::Timeout(manner.timeout)));
     answer.failure = outcome.and_then(|()| answer.check(asked)).err();
     answer
 }

@@ -25,6 +25,11 @@ pub enum Failure {
     Malformed(String),
     #[error("the usage cannot be right: {0}")]
     WrongUsage(String),
+    #[error("a task of the generator's own panicked")]
+    Generator,
+    /// Counted by itself, and not among what failed.
+    #[error("the load was ended before the answer was")]
+    CutShort,
 }
 
 impl Failure {
@@ -40,6 +45,8 @@ impl Failure {
             Self::StreamError { code, .. } => with_code("stream_error".to_owned(), code.as_deref()),
             Self::Malformed(_) => "malformed".to_owned(),
             Self::WrongUsage(_) => "wrong_usage".to_owned(),
+            Self::Generator => "generator".to_owned(),
+            Self::CutShort => "cut_short".to_owned(),
         }
     }
 }

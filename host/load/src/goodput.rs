@@ -62,6 +62,16 @@ impl Goal {
             Metric::E2el => within(record.end_to_end()),
         }
     }
+
+    /// Whether an answer that was cut short had missed it by then. Its time per token would have been known at its end.
+    fn is_past_for(&self, record: &Record) -> bool {
+        let so_far = match self.metric {
+            Metric::Ttft => record.ttft().unwrap_or_else(|| record.end_to_end()),
+            Metric::E2el => record.end_to_end(),
+            Metric::Tpot => return false,
+        };
+        so_far > seconds(self.target_ms / 1e3)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,8 +79,10 @@ pub(crate) struct Goodput {
     pub(crate) goals: Vec<Goal>,
     /// Requests that succeeded and kept all goals.
     pub(crate) within: u64,
-    /// Requests that were sent, failed ones too.
+    /// Requests of which it is known, failed ones too.
     pub(crate) offered: u64,
+    /// Requests that were cut short while they could still keep all goals. They are not in `offered`.
+    pub(crate) undecided: u64,
     /// `within / offered`
     pub(crate) ratio: f64,
     pub(crate) per_second: f64,
@@ -79,15 +91,22 @@ pub(crate) struct Goodput {
 impl Goodput {
     pub(crate) fn of(goals: &[Goal], records: &[Record], duration: Duration) -> Self {
         let is_good = |record: &&Record| record.succeeded() && goals.iter().all(|goal| goal.is_kept_by(record));
-        let (within, offered) = (records.iter().filter(is_good).count() as u64, records.len() as u64);
+        let is_open = |record: &&Record| record.is_cut_short() && !goals.iter().any(|goal| goal.is_past_for(record));
+        let (within, undecided) = (count(records, is_good), count(records, is_open));
+        let offered = records.len() as u64 - undecided;
         Self {
             goals: goals.to_vec(),
             within,
             offered,
+            undecided,
             ratio: within as f64 / offered.max(1) as f64,
             per_second: per_second(within, duration),
         }
     }
+}
+
+fn count(records: &[Record], is: impl Fn(&&Record) -> bool) -> u64 {
+    records.iter().filter(is).count() as u64
 }
 
 pub(crate) fn per_second(count: u64, duration: Duration) -> f64 {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::answer::Answer;
+use crate::failure::Failure;
 
 /// What a request asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub(crate) struct Record {
     pub(crate) planned: Duration,
     /// How long the cap on concurrency held it back.
     pub(crate) held: Duration,
+    /// One that was held back to the end of a load that was cut short is sent and ended at that moment.
     pub(crate) sent: Duration,
     pub(crate) answer: Answer,
 }
@@ -34,6 +36,11 @@ pub(crate) struct Record {
 impl Record {
     pub(crate) fn succeeded(&self) -> bool {
         self.answer.failure.is_none()
+    }
+
+    /// Not over when the load was ended.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.answer.failure == Some(Failure::CutShort)
     }
 
     pub(crate) fn ended(&self) -> Duration {

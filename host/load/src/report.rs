@@ -14,7 +14,7 @@ use crate::server::ServerFacts;
 use crate::totals::{Measured, Totals};
 
 /// Raised when a field changes its meaning or goes.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// The fields are described in this crate's README.
 #[derive(Debug, Serialize)]
@@ -42,7 +42,7 @@ pub(crate) struct Report<'a> {
 
 impl<'a> Report<'a> {
     /// Without warnings, which are about all the rest.
-    pub(crate) fn of(facts: &Facts<'a>, measured: &Measured<'_>, cut_short: u64, beats: &[Duration]) -> Self {
+    pub(crate) fn of(facts: &Facts<'a>, measured: &Measured<'_>, beats: &[Duration]) -> Self {
         let arguments = facts.configuration;
         let goals: &[Goal] = &arguments.report.goodput;
         Self {
@@ -53,7 +53,7 @@ impl<'a> Report<'a> {
             server: facts.server,
             configuration: arguments,
             prompts: facts.prompts,
-            totals: Totals::of(measured, cut_short, facts.open_loop),
+            totals: Totals::of(measured, facts.open_loop),
             prompt_lengths: PromptLengths::of(measured),
             latency: Latency::of(measured),
             goodput: (!goals.is_empty()).then(|| Goodput::of(goals, measured.records, measured.duration)),
@@ -141,7 +141,8 @@ pub(crate) struct ErrorCount {
 
 fn errors(records: &[Record]) -> BTreeMap<String, ErrorCount> {
     let mut errors = BTreeMap::new();
-    for failure in records.iter().filter_map(|record| record.answer.failure.as_ref()) {
+    let ended = records.iter().filter(|record| !record.is_cut_short());
+    for failure in ended.filter_map(|record| record.answer.failure.as_ref()) {
         let first = || ErrorCount { count: 0, example: failure.to_string() };
         errors.entry(failure.kind()).or_insert_with(first).count += 1;
     }

@@ -48,11 +48,11 @@ impl<'r> Measured<'r> {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Totals {
-    /// Requests that were sent and came to an end: completed and failed.
+    /// Requests whose time had come: completed, failed, and cut short.
     pub(crate) offered: u64,
     pub(crate) completed: u64,
     pub(crate) failed: u64,
-    /// In flight or held back when the user ended the load. They count nowhere else.
+    /// In flight or held back when the user ended the load.
     pub(crate) cut_short: u64,
     /// Sent in the warm-up's seconds.
     pub(crate) left_out: u64,
@@ -84,16 +84,17 @@ pub(crate) enum OutputCount {
 }
 
 impl Totals {
-    pub(crate) fn of(measured: &Measured<'_>, cut_short: u64, open_loop: bool) -> Self {
+    pub(crate) fn of(measured: &Measured<'_>, open_loop: bool) -> Self {
         let (records, duration) = (measured.records, measured.duration);
         let sum = |count: fn(&Record) -> u64| measured.succeeded().map(count).sum::<u64>();
-        let completed = measured.succeeded().count() as u64;
+        let (offered, completed) = (records.len() as u64, measured.succeeded().count() as u64);
+        let cut_short = records.iter().filter(|record| record.is_cut_short()).count() as u64;
         let (input_tokens, output_tokens) = (sum(input_tokens), sum(Record::output_tokens));
         let chunks = sum(|record| u64::from(record.answer.chunks));
         Self {
-            offered: records.len() as u64,
+            offered,
             completed,
-            failed: records.len() as u64 - completed,
+            failed: offered - completed - cut_short,
             cut_short,
             left_out: (measured.all.len() - records.len()) as u64,
             duration_s: duration.as_secs_f64(),

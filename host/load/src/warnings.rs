@@ -16,7 +16,9 @@ const FEW: f64 = 0.02;
 
 pub(crate) fn warnings(report: &Report<'_>, measured: &Measured<'_>, stopped: bool) -> Vec<String> {
     let findings = [
-        stopped.then(|| "ended before its plan: the figures are of what was over by then".to_owned()),
+        stopped.then(|| {
+            "ended before its plan: latencies are of what was over by then, which favours short answers".to_owned()
+        }),
         failures(report),
         held(measured),
         late(report),

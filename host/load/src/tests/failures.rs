@@ -77,6 +77,26 @@ async fn refused_connections() {
     assert!(failed >= 2, "{}", report["errors"]);
 }
 
+/// The connector runs within a request's task. Its first connection asks for the model.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_is_a_failure() {
+    let fake = Fake::new(|_, body| Stream::of(300, 10, 3).steps(body)).refusing(|number| {
+        assert!(number != 2, "a bug");
+        false
+    });
+    let report = report(&fake, "--request-rate 10 --constant --num-requests 3 --goodput e2el:1000").await;
+    check(
+        &report,
+        &[
+            ("totals.offered", 3.0),
+            ("totals.completed", 2.0),
+            ("totals.failed", 1.0),
+            ("errors.generator.count", 1.0),
+            ("goodput.ratio", 2.0 / 3.0),
+        ],
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_cannot_be_used_is_told_before_the_load() {
     let never = || std::future::pending();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::fake::{Fake, Stream};
 use super::run::{check, report, stopped_report, warned};
 
@@ -126,11 +128,62 @@ async fn ended_early_it_still_reports() {
     let stop = tokio::time::sleep(Duration::from_millis(1050));
     let report = stopped_report(&steady(), "--request-rate 10 --constant --num-requests 1000", stop).await;
     // Sent at 0 to 1000 ms; those of 900 and 1000 are in flight.
-    check(&report, &[("totals.completed", 9.0), ("totals.cut_short", 2.0), ("totals.failed", 0.0)]);
+    check(
+        &report,
+        &[
+            ("totals.offered", 11.0),
+            ("totals.completed", 9.0),
+            ("totals.cut_short", 2.0),
+            ("totals.failed", 0.0),
+            ("totals.planned_rate", 10.0),
+            ("totals.duration_s", 1.05),
+            // Nine of 200 ms, one of 150 and one of 50.
+            ("totals.mean_concurrency", 2.0 / 1.05),
+            ("totals.peak_concurrency", 2.0),
+        ],
+    );
+    assert_eq!((&report["errors"], &report["requests"][10]["error"]), (&json!({}), &json!("cut_short")));
     assert!(warned(&report, "ended before its plan"));
     let stop = tokio::time::sleep(Duration::from_millis(1050));
     let report = stopped_report(&steady(), "--max-concurrency 3 --num-requests 1000", stop).await;
-    check(&report, &[("totals.completed", 15.0), ("totals.cut_short", 3.0)]);
+    check(
+        &report,
+        &[
+            ("totals.completed", 15.0),
+            ("totals.cut_short", 3.0),
+            ("totals.offered", 18.0),
+            ("totals.mean_concurrency", 3.0),
+        ],
+    );
+}
+
+/// Else a server that answers nothing would have the best goodput for whoever does not wait.
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_short_past_its_target_is_a_miss() {
+    let fake = || Fake::new(|index, body| Stream::of(if index < 5 { 100 } else { 10_000 }, 50, 3).steps(body));
+    let cases = [
+        // Of those of 500 to 1000 ms, which have no token, the last three are no older than this.
+        ("--goodput ttft:250", 5.0, 8.0),
+        ("--goodput e2el:450", 5.0, 6.0),
+        ("--goodput tpot:50", 5.0, 5.0),
+        // The cap holds those after the first seven back, and they grow old all the same.
+        ("--goodput ttft:250 --max-concurrency 2", 5.0, 8.0),
+    ];
+    for (arguments, within, offered) in cases {
+        let stop = tokio::time::sleep(Duration::from_millis(1050));
+        let report = stopped_report(&fake(), &format!("--request-rate 10 --constant {arguments}"), stop).await;
+        check(
+            &report,
+            &[
+                ("goodput.within", within),
+                ("goodput.offered", offered),
+                ("goodput.undecided", 11.0 - offered),
+                ("goodput.ratio", within / offered),
+                ("totals.offered", 11.0),
+                ("totals.peak_concurrency", if arguments.contains("max") { 2.0 } else { 6.0 }),
+            ],
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
