@@ -147,13 +147,17 @@ impl ModelText for Served {
         self.text.decode(tokens)
     }
 
+    fn decode_with_special(&self, tokens: &[u32]) -> String {
+        self.text.decode_with_special(tokens)
+    }
+
     fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
         self.text.token_bytes(token)
     }
 
-    fn decoder(&self, stop: &[String], include_stop: bool) -> Result<Box<dyn Decoder>, TextError> {
+    fn decoder(&self, stop: &[String], include_stop: bool, least: u32) -> Result<Box<dyn Decoder>, TextError> {
         let answer = self.text.answer(stop).map_err(|error| TextError::Refused(error.to_string()))?;
-        Ok(Box::new(Decoding(answer.including_stop(include_stop))))
+        Ok(Box::new(Decoding(answer.including_stop(include_stop).of_at_least(least))))
     }
 
     fn vocabulary(&self) -> u32 {

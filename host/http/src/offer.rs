@@ -84,7 +84,7 @@ impl Edge {
         prompt: &PreparedPrompt,
     ) -> Result<(Sender, Answer), ApiError> {
         let parameters = &prepared.parameters;
-        let decoder = self.parts.text.decoder(&parameters.stop, parameters.include_stop)?;
+        let decoder = self.parts.text.decoder(&parameters.stop, parameters.include_stop, parameters.min_new_tokens)?;
         let (sender, receiver) = channel(self.config.limits.unread_tokens, self.wakes.handover());
         let live = self.live.enter(id, receiver.shared()).map_err(|_| ApiError::stopping())?;
         let answer = Answer {

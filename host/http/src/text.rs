@@ -30,11 +30,14 @@ pub trait ModelText: Send + Sync {
     /// The text of these tokens, without special ones.
     fn decode(&self, tokens: &[u32]) -> String;
 
+    /// The text of these tokens, special ones by their names.
+    fn decode_with_special(&self, tokens: &[u32]) -> String;
+
     /// What one token stands for: a special one its name, another one perhaps only part of a character.
     fn token_bytes(&self, token: u32) -> Cow<'_, [u8]>;
 
-    /// One per answer; `include_stop` shows the stop string that ends it.
-    fn decoder(&self, stop: &[String], include_stop: bool) -> Result<Box<dyn Decoder>, TextError>;
+    /// One per answer; `include_stop` shows the stop string that ends it, which ends behind its first `least` tokens.
+    fn decoder(&self, stop: &[String], include_stop: bool, least: u32) -> Result<Box<dyn Decoder>, TextError>;
 
     /// Every token is below it.
     fn vocabulary(&self) -> u32;

@@ -38,7 +38,7 @@ pub(crate) fn detokenize(text: &dyn ModelText, config: &EdgeConfig, body: &[u8])
         return Err(too_long(length, &format!("has {}", tokens.len()), "send fewer").of("tokens"));
     }
     check_tokens(text, "tokens", &tokens)?;
-    Ok(json!({"prompt": text.decode(&tokens)}))
+    Ok(json!({"prompt": text.decode_with_special(&tokens)}))
 }
 
 fn read(fields: &mut Fields, max_messages: usize) -> Result<Prompt, ApiError> {
@@ -87,6 +87,7 @@ mod tests {
     fn tokens_become_text() {
         check(detokenize, r#"{"tokens": [104, 233]}"#, Ok(json!({"prompt": "hé"})));
         check(detokenize, r#"{"tokens": []}"#, Ok(json!({"prompt": ""})));
+        check(detokenize, r#"{"tokens": [104, 0]}"#, Ok(json!({"prompt": "h<end>"})));
         for body in ["{}", r#"{"tokens": "x"}"#, r#"{"tokens": [-1]}"#, r#"{"tokens": [1114112]}"#] {
             check(detokenize, body, Err("invalid_value"));
         }

@@ -8,6 +8,8 @@ use crate::{Detokenizer, StopError, StopMatcher, Tokenizer};
 pub struct Answer {
     detokenizer: Detokenizer,
     stop: StopMatcher,
+    /// Tokens to come within which no stop string ends the answer.
+    unstoppable: u32,
     /// What one token adds; kept so that a token allocates nothing.
     piece: String,
 }
@@ -15,7 +17,7 @@ pub struct Answer {
 impl Answer {
     pub fn new<S: AsRef<str>>(tokenizer: &Arc<Tokenizer>, stops: &[S]) -> Result<Self, StopError> {
         let stop = StopMatcher::new(stops)?;
-        Ok(Self { detokenizer: Detokenizer::new(tokenizer), stop, piece: String::new() })
+        Ok(Self { detokenizer: Detokenizer::new(tokenizer), stop, unstoppable: 0, piece: String::new() })
     }
 
     /// Shows the stop string that ends the answer.
@@ -24,10 +26,21 @@ impl Answer {
         Self { stop: self.stop.including(included), ..self }
     }
 
+    /// No stop string that ends within the first so many tokens ends the answer.
+    #[must_use]
+    pub fn of_at_least(self, tokens: u32) -> Self {
+        Self { unstoppable: tokens, ..self }
+    }
+
     /// Appends what can be shown after this token. True once a stop string has matched; nothing follows then.
     pub fn push(&mut self, token: u32, out: &mut String) -> bool {
         self.piece.clear();
         self.detokenizer.push(token, &mut self.piece);
+        if self.unstoppable > 0 {
+            self.unstoppable -= 1;
+            self.stop.pass(&self.piece, out);
+            return false;
+        }
         self.stop.push(&self.piece, out)
     }
 
@@ -65,6 +78,21 @@ mod tests {
         check("Sluice swaps policies.", &["policies!", "zz"], "Sluice swaps policies.", false);
         check("é🦀é", &["🦀"], "é", true);
         check("", &["x"], "", false);
+    }
+
+    #[test]
+    fn an_answer_is_at_least_as_long_as_it_was_asked_to_be() {
+        let tokenizer = embedded();
+        let tokens = tokenizer.encode("stop stop stop").unwrap();
+        let of_one = tokenizer.encode("stop").unwrap().len() as u32;
+        let end = |least: u32| {
+            let mut answer = Answer::new(&tokenizer, &["stop"]).unwrap().of_at_least(least);
+            let mut out = String::new();
+            tokens.iter().find(|&&token| answer.push(token, &mut out));
+            out
+        };
+        assert_eq!((end(0).as_str(), end(of_one).as_str()), ("", "stop "));
+        assert_eq!(end(tokens.len() as u32), "stop stop stop");
     }
 
     #[test]

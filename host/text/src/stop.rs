@@ -42,7 +42,8 @@ impl StopMatcher {
         Self { included, ..self }
     }
 
-    /// Appends to `out` what certainly precedes any stop string, and the one that matches if it is included. True once one has matched; nothing follows then.
+    /// Appends to `out` what certainly precedes any stop string, and the one that matches if it is included. True once
+    /// one has matched; nothing follows then.
     pub fn push(&mut self, text: &str, out: &mut String) -> bool {
         if self.stopped {
             return true;
@@ -58,11 +59,25 @@ impl StopMatcher {
                 return true;
             }
         }
+        self.release(out);
+        false
+    }
+
+    /// As `push`, but for text within which no stop string ends the answer; one that only begins in it may.
+    pub fn pass(&mut self, text: &str, out: &mut String) {
+        self.held.push_str(text);
+        for &byte in text.as_bytes() {
+            self.patterns.iter_mut().for_each(|pattern| pattern.pass(byte));
+        }
+        self.release(out);
+    }
+
+    /// All but what may still begin a stop string.
+    fn release(&mut self, out: &mut String) {
         let keep = self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0);
         let sure = self.held.len() - keep;
         out.push_str(&self.held[..sure]);
         self.held.drain(..sure);
-        false
     }
 
     /// Appends what was held back: the text is over, so it was no stop string.
@@ -100,6 +115,12 @@ impl Pattern {
         }
         self.matched += usize::from(self.bytes[self.matched] == byte);
         (self.matched == self.bytes.len()).then_some(self.matched)
+    }
+
+    fn pass(&mut self, byte: u8) {
+        if let Some(length) = self.advance(byte) {
+            self.matched = self.shorter[length];
+        }
     }
 }
 
@@ -174,6 +195,25 @@ mod tests {
         assert!(matcher.push("ND more", &mut out));
         matcher.finish(&mut out);
         assert_eq!(out, "the END");
+    }
+
+    #[test]
+    fn a_stop_string_that_ends_too_early_is_text() {
+        let check = |passed: &[&str], pushed: &str, expected: (&str, bool)| {
+            let mut matcher = StopMatcher::new(&["aba", "é"]).unwrap();
+            let mut out = String::new();
+            passed.iter().for_each(|text| matcher.pass(text, &mut out));
+            let stopped = matcher.push(pushed, &mut out);
+            matcher.finish(&mut out);
+            assert_eq!((out.as_str(), stopped), expected, "{passed:?} {pushed:?}");
+        };
+        check(&[], "xaba", ("x", true));
+        check(&["xaba"], "c", ("xabac", false));
+        check(&["xaba"], "caba", ("xabac", true));
+        check(&["é", "aé"], "b", ("éaéb", false));
+        // What begins early may end an answer later, also within what had matched.
+        check(&["xab"], "a", ("x", true));
+        check(&["aba"], "ba", ("ab", true));
     }
 
     #[test]

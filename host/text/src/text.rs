@@ -105,6 +105,11 @@ impl Text {
         self.tokenizer.decode(tokens)
     }
 
+    /// The text of these tokens, special ones by their names.
+    pub fn decode_with_special(&self, tokens: &[u32]) -> String {
+        self.tokenizer.decode_with_special(tokens)
+    }
+
     /// What one token stands for, as logprobs list it: special tokens by their names, part of a character where that is
     /// all it is, nothing for a token that does not exist.
     pub fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {

@@ -121,6 +121,17 @@ impl Tokenizer {
         }
     }
 
+    /// The text of these tokens, special ones by their names.
+    pub fn decode_with_special(&self, tokens: &[u32]) -> String {
+        match &self.pieces {
+            Some(_) => {
+                let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.token_bytes(token).into_owned()).collect();
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            None => self.inner.decode(tokens, false).unwrap_or_default(),
+        }
+    }
+
     /// What one token stands for, special tokens by their names; part of a character where that is all it is. Nothing
     /// for a token that does not exist.
     pub fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
@@ -316,6 +327,16 @@ pub(crate) mod tests {
                     assert_eq!(tokenizer.decode(&tokens), text);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn special_tokens_are_spelled_only_where_that_is_asked_for() {
+        for tokenizer in [embedded(), embedded_general()] {
+            let [start, end] = ["<|im_start|>", "<|im_end|>"].map(|name| tokenizer.special_token(name).unwrap());
+            let tokens = [&[start][..], &tokenizer.encode("é🦀 a").unwrap(), &[end]].concat();
+            assert_eq!(tokenizer.decode(&tokens), "é🦀 a");
+            assert_eq!(tokenizer.decode_with_special(&tokens), "<|im_start|>é🦀 a<|im_end|>");
         }
     }
 

@@ -111,6 +111,19 @@ async fn a_stop_string_ends_the_answer_and_what_follows_is_surplus() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_stop_string_ends_an_answer_before_its_least_length() {
+    let mut server = Server::start().await;
+    let client = connect(server.address, &chat(&body(r#","stop":"b","min_tokens":3"#))).await;
+    let request = server.offered().await;
+    say(&request, "abbcb").unwrap();
+    assert_eq!(server.finished().await, FinishReason::Stop);
+    end(&request, FinishReason::Stop, None);
+    let reply = rest(client).await.json();
+    assert_eq!(reply["choices"][0]["message"]["content"], "abbc");
+    assert_eq!(reply["usage"]["completion_tokens"], 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_cancels_its_request_at_every_stage() {
     let mut server = Server::start().await;
     for (stream, tokens) in [("false", ""), ("false", "a"), ("true", ""), ("true", "a")] {

@@ -14,6 +14,8 @@ pub(crate) struct Characters;
 struct CharacterDecoder {
     stop: Vec<String>,
     include_stop: bool,
+    /// Tokens to come that no stop string ends.
+    least: u32,
     text: String,
 }
 
@@ -38,12 +40,16 @@ impl ModelText for Characters {
         tokens.iter().filter_map(|&token| char::from_u32(token)).collect()
     }
 
+    fn decode_with_special(&self, tokens: &[u32]) -> String {
+        self.decode(tokens).replace('\0', "<end>")
+    }
+
     fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
         Cow::Owned(self.decode(&[token]).into_bytes())
     }
 
-    fn decoder(&self, stop: &[String], include_stop: bool) -> Result<Box<dyn Decoder>, TextError> {
-        Ok(Box::new(CharacterDecoder { stop: stop.to_vec(), include_stop, text: String::new() }))
+    fn decoder(&self, stop: &[String], include_stop: bool, least: u32) -> Result<Box<dyn Decoder>, TextError> {
+        Ok(Box::new(CharacterDecoder { stop: stop.to_vec(), include_stop, least, text: String::new() }))
     }
 
     fn vocabulary(&self) -> u32 {
@@ -58,7 +64,9 @@ impl ModelText for Characters {
 impl Decoder for CharacterDecoder {
     fn push(&mut self, token: u32, text: &mut String) -> bool {
         self.text.push(char::from_u32(token).unwrap());
-        if self.stop.iter().any(|stop| self.text.ends_with(stop.as_str())) {
+        let counts = self.least == 0;
+        self.least = self.least.saturating_sub(1);
+        if counts && self.stop.iter().any(|stop| self.text.ends_with(stop.as_str())) {
             if self.include_stop {
                 text.push_str(&self.text);
             }
