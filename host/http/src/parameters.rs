@@ -270,6 +270,9 @@ fn include_usage(fields: &Fields, stream: bool) -> Result<bool, ApiError> {
     if !stream {
         return Err(ApiError::invalid(NAME, "`stream_options` goes only with `stream: true`"));
     }
+    if !matches!(options, Json::Object(_)) {
+        return Err(wrong(NAME, "an object", options));
+    }
     match options.get("include_usage") {
         None | Some(Json::Null) => Ok(false),
         Some(Json::Bool(wanted)) => Ok(*wanted),
@@ -376,6 +379,8 @@ mod tests {
             (Chat, r#"{"stop_token_ids": [-1]}"#, "stop_token_ids"),
             (Chat, r#"{"stream": 1}"#, "stream"),
             (Chat, r#"{"stream_options": {}}"#, "stream_options"),
+            (Chat, r#"{"stream": true, "stream_options": 5}"#, "stream_options"),
+            (Chat, r#"{"stream": true, "stream_options": {"include_usage": 1}}"#, "stream_options.include_usage"),
             (Chat, r#"{"priority": -101}"#, "priority"),
             (Chat, r#"{"priority": 101}"#, "priority"),
             (Chat, r#"{"truncate_prompt_tokens": 0}"#, "truncate_prompt_tokens"),
