@@ -28,7 +28,7 @@ use crate::serve::{Phase, reached};
 
 /// What a connection is spoken on.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
-    fn socket(&self) -> &TcpStream;
+    fn socket(&self) -> &Arc<TcpStream>;
 }
 
 /// A request's body, that tells whether it was read.
@@ -63,9 +63,10 @@ pub(crate) async fn speak<S: Transport>(
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         let in_request = pace.request();
-        let answer = router.call(request.map(|body| Body::new(Asked { ended: false, body, pace: Arc::clone(pace) })));
+        let answer = router.call(request.map(|body| Body::new(Asked::new(body, pace))));
         async move { answer.await.map(|response| response.map(|body| Answered { body, _request: in_request })) }
     });
+    let socket = Arc::clone(stream.socket());
     let mut http = http1::Builder::new();
     let headers = limits.headers.saturating_mul(2).clamp(MOST_HEADERS / 10, MOST_HEADERS);
     http.header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(headers);
@@ -85,6 +86,10 @@ pub(crate) async fn speak<S: Transport>(
                 Pin::new(&mut connection).graceful_shutdown();
             }
             expired = pace.expired() => break Some(expired),
+            () = pace.abandoned(&socket) => {
+                tracing::debug!("a client left while it was answered");
+                break None;
+            }
         }
     };
     let stream = connection.into_parts().io.into_inner();
@@ -144,14 +149,21 @@ pub(crate) async fn linger<S: AsyncRead + Unpin>(stream: &mut S, limits: &EdgeLi
 }
 
 impl Transport for Paced {
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &Arc<TcpStream> {
         Paced::socket(self)
     }
 }
 
 impl Transport for TlsStream<Paced> {
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &Arc<TcpStream> {
         self.get_ref().0.socket()
+    }
+}
+
+impl Asked {
+    fn new(body: Incoming, pace: &Arc<Pace>) -> Self {
+        pace.body_begun();
+        Self { body, ended: false, pace: Arc::clone(pace) }
     }
 }
 
@@ -176,9 +188,7 @@ impl HttpBody for Asked {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        if !self.ended && !self.body.is_end_stream() {
-            self.pace.left_unread();
-        }
+        self.pace.body_left(!self.ended && !self.body.is_end_stream());
     }
 }
 

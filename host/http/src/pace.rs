@@ -1,14 +1,16 @@
 //! What one connection waits for, and until when: a head, the next request, or a client that takes what is written.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use sluice_telemetry::Timeout;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
@@ -23,7 +25,8 @@ pub(crate) struct Pace {
 /// A stream that tells its connection's pace what it reads and writes. TLS goes on top of it: what counts as written is
 /// what the kernel took.
 pub(crate) struct Paced {
-    stream: TcpStream,
+    /// Shared, so that its end is seen even while nobody reads from it.
+    stream: Arc<TcpStream>,
     pace: Arc<Pace>,
 }
 
@@ -39,6 +42,8 @@ struct Times {
 
 struct State {
     requests: usize,
+    /// Bodies that are still read.
+    bodies: usize,
     /// What comes of the next request.
     head: Head,
     /// Until when what could not be written must move on.
@@ -65,7 +70,10 @@ impl Pace {
     pub(crate) fn new(limits: &EdgeLimits) -> Arc<Self> {
         let times = Times { header: limits.header_time, idle: limits.idle_time, write: limits.write_time };
         let head = Head::First { until: Instant::now() + times.header };
-        Arc::new(Self { times, state: Mutex::new(State { requests: 0, head, stalled: None, unread: false }) })
+        Arc::new(Self {
+            times,
+            state: Mutex::new(State { requests: 0, bodies: 0, head, stalled: None, unread: false }),
+        })
     }
 
     /// The first head begins now, and not with the handshake before it.
@@ -82,9 +90,16 @@ impl Pace {
         InRequest(Arc::clone(self))
     }
 
-    /// Somebody has let go of a body before its end.
-    pub(crate) fn left_unread(&self) {
-        self.state().unread = true;
+    /// A request's body, which may have bytes that nobody has seen.
+    pub(crate) fn body_begun(&self) {
+        self.state().bodies += 1;
+    }
+
+    /// Somebody has let go of a body, before its end if it is `unread`.
+    pub(crate) fn body_left(&self, unread: bool) {
+        let mut state = self.state();
+        state.bodies -= 1;
+        state.unread |= unread;
     }
 
     /// Whether a client may still be writing what nobody is going to read.
@@ -95,6 +110,14 @@ impl Pace {
 
     pub(crate) fn is_stalled(&self) -> bool {
         self.state().stalled.is_some()
+    }
+
+    /// Until the client has closed its side and nothing is left to be read of what it asked. Whoever reads cannot be relied
+    /// on to notice: one byte behind the request is enough that HTTP reads no further before its answer.
+    pub(crate) async fn abandoned(&self, socket: &TcpStream) {
+        // It waits for what is urgent, of which there is nothing, and with it for the end.
+        let mut closed = pin!(socket.ready(Interest::PRIORITY));
+        poll_fn(|cx| if self.is_answering() { closed.as_mut().poll(cx).map(|_| ()) } else { Poll::Pending }).await;
     }
 
     /// Looks at what there is to wait for whenever it is polled: after each poll of the connection.
@@ -114,6 +137,11 @@ impl Pace {
             }
         })
         .await
+    }
+
+    fn is_answering(&self) -> bool {
+        let state = self.state();
+        state.requests > 0 && state.bodies == 0
     }
 
     fn deadline(&self) -> Option<(Instant, Timeout)> {
@@ -161,50 +189,72 @@ impl Drop for InRequest {
 
 impl Paced {
     pub(crate) fn new(stream: TcpStream, pace: Arc<Pace>) -> Self {
-        Self { stream, pace }
+        Self { stream: Arc::new(stream), pace }
     }
 
-    pub(crate) fn socket(&self) -> &TcpStream {
+    pub(crate) fn socket(&self) -> &Arc<TcpStream> {
         &self.stream
+    }
+
+    fn poll_try_write(
+        &self,
+        cx: &mut Context<'_>,
+        attempt: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let Poll::Ready(ready) = self.stream.poll_write_ready(cx) else { return self.pace.wrote(Poll::Pending) };
+            ready?;
+            match attempt(&self.stream) {
+                // Its readiness was of a time before.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                wrote => return self.pace.wrote(Poll::Ready(wrote)),
+            }
+        }
     }
 }
 
 impl AsyncRead for Paced {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.pace.received();
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buf) {
+                Ok(read) => {
+                    if read > 0 {
+                        self.pace.received();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Paced {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.pace.wrote(wrote)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_try_write(cx, |stream| stream.try_write(buf))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.pace.wrote(wrote)
+        self.poll_try_write(cx, |stream| stream.try_write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// The kernel sends by itself.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
     }
 }
 
@@ -284,7 +334,8 @@ mod tests {
         assert!(!pace.is_unread());
         drop(request);
         assert!(!pace.is_unread());
-        pace.left_unread();
+        pace.body_begun();
+        pace.body_left(true);
         assert!(pace.is_unread());
         let _next = pace.request();
         assert!(!pace.is_unread());

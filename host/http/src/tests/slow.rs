@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::client::{Reply, chat, connect, get, post, rest, send};
-use super::engine::{Server, config, say};
+use super::engine::{Server, config, end, say};
 use crate::config::EdgeLimits;
 use crate::gate::Gate;
 
@@ -126,6 +126,21 @@ async fn a_reader_that_reads_nothing_is_left_and_its_request_cancelled() {
     assert_eq!(reset.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// A byte behind the request, which HTTP leaves unread until it has answered, does not hide that its client is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_is_noticed_whatever_it_has_sent_behind_its_request() {
+    let mut server = Server::behind(limits(), Gate::open(), None).await;
+    for behind in ["", "\r\n", "G", "GET /health HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        for stream in ["true", "false"] {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":"hi"}}],"stream":{stream}}}"#);
+            let client = connect(server.address, &(chat(&body) + behind)).await;
+            let _request = server.offered().await;
+            drop(client);
+            assert_eq!(server.finished().await, FinishReason::Cancelled, "{behind:?}");
+        }
+    }
+}
+
 /// A stream that the engine is slow with is not the client's fault.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_time_out_of_a_connection_ends_a_request_in_progress() {
@@ -136,7 +151,7 @@ async fn no_time_out_of_a_connection_ends_a_request_in_progress() {
     sleep(3 * BRIEF).await;
     say(&request, "a").unwrap();
     sleep(3 * BRIEF).await;
-    super::engine::end(&request, FinishReason::Stop, None);
+    end(&request, FinishReason::Stop, None);
     assert_eq!(rest(client).await.status, 200);
 }
 
