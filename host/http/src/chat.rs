@@ -97,7 +97,8 @@ fn read_message(index: usize, message: Json) -> Result<ChatMessage, ApiError> {
             _ => {}
         }
     }
-    let message = ChatMessage::new(read_role(&at("role"), role)?, &read_content(&at("content"), content)?);
+    let role = read_role(&at("role"), role)?;
+    let message = ChatMessage::new(role, &read_content(&at("content"), role, content)?);
     Ok(others.into_iter().fold(message, |message, (name, value)| message.with(&name, value)))
 }
 
@@ -114,8 +115,8 @@ fn read_role(name: &str, role: Option<Json>) -> Result<&'static str, ApiError> {
     }
 }
 
-/// A string, null, or a list of parts of text.
-fn read_content(name: &str, content: Option<Json>) -> Result<String, ApiError> {
+/// A string, null, or a list of parts of text; what the assistant has said may have been a refusal.
+fn read_content(name: &str, role: &str, content: Option<Json>) -> Result<String, ApiError> {
     let parts = match content {
         None | Some(Json::Null) => return Ok(String::new()),
         Some(Json::Text(text)) => return Ok(text),
@@ -124,11 +125,15 @@ fn read_content(name: &str, content: Option<Json>) -> Result<String, ApiError> {
     };
     let mut content = String::new();
     for part in &parts {
-        match (part.get("type").and_then(Json::as_text), part.get("text").and_then(Json::as_text)) {
-            (Some("text"), Some(text)) => content.push_str(text),
-            (Some("text"), None) => return Err(ApiError::invalid(name, "a part of type `text` has no `text`")),
-            (Some(_), _) => return Err(ApiError::unsupported(name, "only parts of type `text` are supported")),
-            (None, _) => return Err(ApiError::invalid(name, "a part of the content has no `type`")),
+        // The part has its text under the name of its type.
+        match part.get("type").and_then(Json::as_text) {
+            Some(kind) if kind == "text" || (kind == "refusal" && role == "assistant") => {
+                let text = part.get(kind).and_then(Json::as_text);
+                let missing = || ApiError::invalid(name, format!("a part of type `{kind}` has no `{kind}`"));
+                content.push_str(text.ok_or_else(missing)?);
+            }
+            Some(_) => return Err(ApiError::unsupported(name, "only parts of type `text` are supported")),
+            None => return Err(ApiError::invalid(name, "a part of the content has no `type`")),
         }
     }
     Ok(content)
@@ -182,6 +187,13 @@ mod tests {
         );
         let expected = [("system", "be brief"), ("user", "ab"), ("assistant", "")];
         assert_eq!(read.unwrap(), expected.map(|(role, content)| ChatMessage::new(role, content)));
+    }
+
+    #[test]
+    fn a_refusal_of_the_assistant_is_what_it_said() {
+        let parts = r#"[{"type": "text", "text": "I "}, {"type": "refusal", "refusal": "won't"}]"#;
+        let read = messages(&format!(r#"[{{"role": "assistant", "content": {parts}}}]"#));
+        assert_eq!(read.unwrap(), [ChatMessage::new("assistant", "I won't")]);
     }
 
     #[test]
@@ -246,6 +258,8 @@ mod tests {
             (r#"[{"role": "user", "content": 5}]"#, "messages[0].content"),
             (r#"[{"role": "user", "content": [{"type": "image_url"}]}]"#, "messages[0].content"),
             (r#"[{"role": "user", "content": [5]}]"#, "messages[0].content"),
+            (r#"[{"role": "user", "content": [{"type": "refusal", "refusal": "no"}]}]"#, "messages[0].content"),
+            (r#"[{"role": "assistant", "content": [{"type": "refusal", "text": "no"}]}]"#, "messages[0].content"),
             (r#"[{"role": "assistant", "tool_calls": [{}]}]"#, "messages[0].tool_calls"),
             (r#"[{"role": "assistant", "tool_calls": {}}]"#, "messages[0].tool_calls"),
             (r#"[{"role": "assistant", "function_call": {}}]"#, "messages[0].function_call"),
