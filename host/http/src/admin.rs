@@ -131,7 +131,9 @@ async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiEr
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::failed(&error.to_string()))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::internal(format!("the request could not be carried out: {error}")))
 }
 
 fn parse_slot(name: &str) -> Result<Slot, ApiError> {

@@ -172,8 +172,10 @@ fn error_of(end: &EndOfStream) -> Option<ApiError> {
         FinishReason::Stop | FinishReason::Length => None,
         FinishReason::Failed => Some(match &end.failure {
             Some(failure) => ApiError::from(failure),
-            None => ApiError::failed("for an unknown reason"),
+            None => ApiError::failed("the answer failed for an unknown reason"),
         }),
-        FinishReason::Cancelled => Some(ApiError::failed("it was cancelled, since it was not read fast enough")),
+        FinishReason::Cancelled => {
+            Some(ApiError::failed("the answer was cancelled, since it was not read fast enough"))
+        }
     }
 }

@@ -102,7 +102,7 @@ impl Edge {
             drop((turn, body));
             done
         };
-        let lost = |error| ApiError::failed(&format!("its body could not be read: {error}"));
+        let lost = |error| ApiError::internal(format!("the request's body could not be read: {error}"));
         tokio::task::spawn_blocking(work).await.map_err(lost)?
     }
 }

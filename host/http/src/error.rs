@@ -17,6 +17,8 @@ pub(crate) struct ApiError {
     param: Option<String>,
     code: Option<&'static str>,
     retry_after: Option<u64>,
+    /// What took too long, if it was that.
+    timeout: Option<Timeout>,
 }
 
 /// Of what a client wrote, as much as an error repeats.
@@ -32,7 +34,7 @@ impl ApiError {
             400..=499 => "invalid_request_error",
             _ => "server_error",
         };
-        Self { status, message: message.into(), kind, param: None, code: Some(code), retry_after: None }
+        Self { status, message: message.into(), kind, param: None, code: Some(code), retry_after: None, timeout: None }
     }
 
     /// A value that cannot be; `param` names it.
@@ -55,30 +57,28 @@ impl ApiError {
             .retry_after(10 * SECOND)
     }
 
-    pub(crate) fn failed(reason: &str) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", format!("the answer failed: {reason}"))
+    /// It is the engine's fault; `message` says what failed.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
+    }
+
+    /// It is the fault of what surrounds the engine.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
     /// The answer took too long; what of it is sent already, the client has.
     pub(crate) fn timed_out(what: Timeout) -> Self {
         let (code, message) = match what {
-            Timeout::Queue => ("queue_timeout", "the request waited in the queue for too long: try again"),
             Timeout::FirstToken => ("first_token_timeout", "the answer did not begin in time: try again"),
             Timeout::Stall => ("stall_timeout", "the answer stalled for too long: try again"),
             _ => ("total_timeout", "the answer took too long: ask for less, or try again"),
         };
-        Self::new(StatusCode::GATEWAY_TIMEOUT, code, message)
+        Self { timeout: Some(what), ..Self::new(StatusCode::GATEWAY_TIMEOUT, code, message) }
     }
 
-    /// What took too long, if it was that.
     pub(crate) fn timeout(&self) -> Option<Timeout> {
-        match self.code? {
-            "queue_timeout" => Some(Timeout::Queue),
-            "first_token_timeout" => Some(Timeout::FirstToken),
-            "stall_timeout" => Some(Timeout::Stall),
-            "total_timeout" => Some(Timeout::Total),
-            _ => None,
-        }
+        self.timeout
     }
 
     /// Of several prompts this one is to blame.
@@ -130,7 +130,11 @@ impl From<&Rejection> for ApiError {
 
 impl From<&Failure> for ApiError {
     fn from(failure: &Failure) -> Self {
-        let message = format!("the answer failed: {}", failure.message);
+        let message = match failure.kind {
+            // It had not begun.
+            FailureKind::QueueTimeout => failure.message.clone(),
+            _ => format!("the answer failed: {}", failure.message),
+        };
         let (status, code) = match failure.kind {
             FailureKind::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "queue_timeout"),
             FailureKind::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
@@ -139,7 +143,8 @@ impl From<&Failure> for ApiError {
             FailureKind::NotANumber => (StatusCode::INTERNAL_SERVER_ERROR, "not_a_number"),
             FailureKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "engine_error"),
         };
-        let error = Self::new(status, code, message);
+        let timeout = (failure.kind == FailureKind::QueueTimeout).then_some(Timeout::Queue);
+        let error = Self { timeout, ..Self::new(status, code, message) };
         match failure.retry_after {
             Some(after) => error.retry_after(after),
             // Clients are always told when to come back.
@@ -207,12 +212,24 @@ mod tests {
             assert!(error.json().contains("why"));
         }
         let failure = Failure { retry_after: Some(7 * SECOND), ..Failure::new(FailureKind::QueueTimeout, "") };
-        assert_eq!(ApiError::from(&failure).retry_after, Some(7));
+        let error = ApiError::from(&failure);
+        assert_eq!((error.retry_after, error.timeout()), (Some(7), Some(Timeout::Queue)));
     }
 
     #[test]
-    fn every_time_out_of_an_answer_is_known_by_its_code() {
-        for what in [Timeout::Queue, Timeout::FirstToken, Timeout::Stall, Timeout::Total] {
+    fn an_error_says_what_failed() {
+        for (kind, message) in [
+            (FailureKind::QueueTimeout, "it was late"),
+            (FailureKind::Stopping, "the answer failed: it was late"),
+            (FailureKind::Internal, "the answer failed: it was late"),
+        ] {
+            assert_eq!(ApiError::from(&Failure::new(kind, "it was late")).message, message);
+        }
+    }
+
+    #[test]
+    fn every_time_out_of_an_answer_is_known() {
+        for what in [Timeout::FirstToken, Timeout::Stall, Timeout::Total] {
             let error = ApiError::timed_out(what);
             assert_eq!((error.timeout(), error.status), (Some(what), StatusCode::GATEWAY_TIMEOUT));
             assert_eq!(error.code(), format!("{}_timeout", what.as_str()));

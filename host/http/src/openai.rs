@@ -130,7 +130,11 @@ async fn ready(State(edge): State<Arc<Edge>>) -> Result<Json<Value>, ApiError> {
 }
 
 async fn metrics(State(edge): State<Arc<Edge>>) -> Result<Response, ApiError> {
-    let text = edge.parts.metrics.scrape().map_err(|error| ApiError::failed(&error.to_string()))?;
+    let text = edge
+        .parts
+        .metrics
+        .scrape()
+        .map_err(|error| ApiError::internal(format!("the metrics could not be written: {error}")))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
