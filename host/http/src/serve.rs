@@ -1,11 +1,13 @@
 //! Takes connections, bounded in number, and brings each one as far as HTTP.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use sluice_telemetry::{EdgeMetrics, Timeout};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -39,6 +41,9 @@ pub struct Connections {
 
 /// After a failure to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// What the kernel takes beyond what is on its way to the client. Else it takes megabytes, and then nothing until a third
+/// of them has left: whoever reads slowly would look like one that does not read.
+const UNSENT_BYTES: u32 = 16 * 1024;
 /// What every connection with TLS begins with.
 const TLS_HANDSHAKE: u8 = 22;
 
@@ -90,8 +95,7 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (Option<OwnedS
 impl Connections {
     /// What took too long, if it was that which ended the connection.
     async fn connection(&self, stream: TcpStream, router: Router, phase: watch::Receiver<Phase>) -> Option<Timeout> {
-        // Without it each token would wait for the acknowledgement of the one before.
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = hurry(&stream) {
             tracing::debug!(%error, "the connection went away at once");
             return None;
         }
@@ -141,6 +145,12 @@ impl Connections {
             Err(_) => Some(Timeout::Handshake),
         }
     }
+}
+
+fn hurry(stream: &TcpStream) -> io::Result<()> {
+    // Without it each token would wait for the acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
 fn plain_text() -> ApiError {

@@ -126,6 +126,26 @@ async fn a_reader_that_reads_nothing_is_left_and_its_request_cancelled() {
     assert_eq!(reset.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// Much less at a time than the kernel would like to hold for it, but never nothing for as long as it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_slow_and_steady_gets_all_of_its_answer() {
+    let limits = EdgeLimits { write_time: Duration::from_secs(1), unread_tokens: 100_000, ..limits() };
+    let mut server = Server::behind(limits, Gate::open(), None).await;
+    let body = r#"{"messages":[{"role":"user","content":"hi"}],"stream":true}"#;
+    let mut reader = connect(server.address, &chat(body)).await;
+    let request = server.offered().await;
+    say(&request, &"x".repeat(20_000)).unwrap();
+    end(&request, FinishReason::Stop, None);
+    let (mut read, mut part) = (Vec::new(), vec![0; 20_000]);
+    for _ in 0..80 {
+        let bytes = reader.read(&mut part).await.expect("it is not ended");
+        read.extend_from_slice(&part[..bytes]);
+        sleep(Duration::from_millis(50)).await;
+    }
+    timeout(PATIENCE, reader.read_to_end(&mut read)).await.expect("the rest comes").unwrap();
+    assert!(read.ends_with(b"data: [DONE]\n\n\r\n0\r\n\r\n"));
+}
+
 /// A byte behind the request, which HTTP leaves unread until it has answered, does not hide that its client is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_is_noticed_whatever_it_has_sent_behind_its_request() {
