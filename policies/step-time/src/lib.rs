@@ -18,7 +18,7 @@ mod step_model;
 use sluice_sdk::batching::{Batching, LastStep, Phase, Schedule, Sequence, View};
 use sluice_sdk::host::metric;
 use sluice_sdk::state::{Reader, Writer};
-use sluice_sdk::{Events, FinishReason, MILLISECOND, Nanos, Policy, config, export_batching};
+use sluice_sdk::{Events, FinishReason, FinishedRequest, MILLISECOND, Nanos, Policy, config, export_batching};
 
 use lengths::Lengths;
 use memory::{Future, Memory};
@@ -88,11 +88,11 @@ impl Policy for StepTime {
         Ok(Self { model: StepModel::new(), lengths, means, learnt: None, config })
     }
 
-    /// Learns from what ran; a request that failed or never started says nothing about answers.
+    /// Learns from answers that came to their end. One that its client gave up, or that failed, would have been longer:
+    /// taken for a short one, it would let more start than the cache holds.
     fn observe(&mut self, events: &Events) {
-        let ran =
-            |ended: &sluice_sdk::FinishedRequest| ended.scheduled.is_some() && ended.reason != FinishReason::Failed;
-        for ended in events.finished.rows().filter(ran) {
+        let whole = |ended: &FinishedRequest| matches!(ended.reason, FinishReason::Stop | FinishReason::Length);
+        for ended in events.finished.rows().filter(whole) {
             self.lengths.add(ended.generated_tokens);
             follow(&mut self.means.prompt, ended.prompt_tokens.saturating_sub(ended.cached_tokens).into());
             follow(&mut self.means.output, ended.generated_tokens.max(1).into());
@@ -301,7 +301,6 @@ fn millis(nanos: Nanos) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_sdk::FinishedRequest;
 
     fn policy() -> StepTime {
         StepTime::new(Config::default()).unwrap()
@@ -479,10 +478,13 @@ mod tests {
     }
 
     #[test]
-    fn failures_say_nothing_about_answers() {
-        let mut policy = policy();
-        ended(&mut policy, &[(FinishReason::Failed, 1); 50]);
-        assert_eq!(policy.lengths, Lengths::new(256, 0.7));
+    fn answers_that_were_cut_short_say_nothing_about_answers() {
+        for reason in [FinishReason::Failed, FinishReason::Cancelled] {
+            let mut policy = policy();
+            let before = (policy.lengths.clone(), policy.means);
+            ended(&mut policy, &[(reason, 1); 50]);
+            assert_eq!((policy.lengths, policy.means), before, "{reason:?}");
+        }
     }
 
     #[test]
