@@ -5,14 +5,15 @@ use sluice_sdk::state::{Reader, Writer};
 /// Four bins for each power of two, up to answers of 2^20 tokens.
 const BINS: usize = 80;
 /// Beyond so many answers all counts are halved, so that what was long ago weighs less.
-const MEMORY: u32 = 2048;
+const MEMORY: f32 = 2048.0;
 /// Fewer answers than this say nothing.
-const ENOUGH: u32 = 8;
+const ENOUGH: f32 = 8.0;
 
 /// Lengths are known up to a bin, whose width is a quarter to a fifth of them.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Lengths {
-    counts: [u32; BINS],
+    /// Answers, in fractions of one once they are halved: a length that is seen rarely fades, and is not lost at once.
+    counts: [f32; BINS],
     /// What is assumed before enough answers have ended.
     expected: u32,
     quantile: f64,
@@ -22,33 +23,39 @@ pub(crate) struct Lengths {
 
 impl Lengths {
     pub(crate) fn new(expected: u32, quantile: f64) -> Self {
-        let mut lengths = Self { counts: [0; BINS], expected, quantile, reached: [0; BINS] };
+        let mut lengths = Self { counts: [0.0; BINS], expected, quantile, reached: [0; BINS] };
         lengths.tabulate();
         lengths
     }
 
     pub(crate) fn add(&mut self, tokens: u32) {
-        self.counts[bin(tokens)] += 1;
-        if self.counts.iter().sum::<u32>() > MEMORY {
-            self.counts.iter_mut().for_each(|count| *count /= 2);
+        self.counts[bin(tokens)] += 1.0;
+        if self.answers() > MEMORY {
+            self.counts.iter_mut().for_each(|count| *count /= 2.0);
         }
+    }
+
+    fn answers(&self) -> f32 {
+        self.counts.iter().sum()
     }
 
     /// To be called after a round of `add`.
     pub(crate) fn tabulate(&mut self) {
-        let mut beyond = 0;
+        let known = self.answers() >= ENOUGH;
+        let mut beyond = 0.0;
         for from in (0..BINS).rev() {
             beyond += self.counts[from];
-            self.reached[from] = match beyond {
-                ENOUGH.. => self.reached_from(from, beyond),
-                // Longer than nearly all that were seen: as long again as a half of it.
-                _ if self.counts.iter().sum::<u32>() >= ENOUGH => end(from).saturating_add(end(from) / 2),
-                _ => self.expected.max(end(from).saturating_add(end(from) / 2)),
+            let half_again = end(from).saturating_add(end(from) / 2);
+            self.reached[from] = match known {
+                true if beyond >= ENOUGH => self.reached_from(from, beyond),
+                // Longer than nearly all that were seen.
+                true => half_again,
+                false => self.expected.max(half_again),
             };
         }
     }
 
-    fn reached_from(&self, from: usize, beyond: u32) -> u32 {
+    fn reached_from(&self, from: usize, beyond: f32) -> u32 {
         let wanted = f64::from(beyond) * self.quantile;
         let mut seen = 0.0;
         for at in from..BINS {
@@ -67,14 +74,14 @@ impl Lengths {
     }
 
     pub(crate) fn export(&self, state: &mut Writer) {
-        self.counts.iter().for_each(|count| state.u32(*count));
+        self.counts.iter().for_each(|count| state.u32(count.to_bits()));
     }
 
     /// `None` where it is not what `export` writes.
     pub(crate) fn import(&mut self, state: &mut Reader<'_>) -> Option<()> {
-        let mut counts = [0; BINS];
+        let mut counts = [0.0; BINS];
         for count in &mut counts {
-            *count = state.u32().filter(|count| *count <= MEMORY)?;
+            *count = state.u32().map(f32::from_bits).filter(|count| (0.0..=MEMORY).contains(count))?;
         }
         self.counts = counts;
         self.tabulate();
@@ -152,8 +159,17 @@ mod tests {
     }
 
     #[test]
+    fn lengths_that_are_seen_rarely_fade_and_are_not_lost_at_once() {
+        // One answer in each of sixteen bins from 1,024 to 16,383 tokens, and so many short ones that all are halved.
+        let rare = (0..16).map(|at| (4 + at % 4) << (8 + at / 4));
+        let lengths = lengths(rare.chain([20; 2033]));
+        assert!(lengths.answers() < 1100.0, "halved");
+        assert_eq!(lengths.remaining(1000, 50_000), 3095, "half of those that came as far ended within 4,095 tokens");
+    }
+
+    #[test]
     fn what_is_exported_is_imported() {
-        let old = lengths([50; 20]);
+        let old = lengths([50; 2050]);
         let mut state = Writer::default();
         old.export(&mut state);
         let bytes = state.finish();

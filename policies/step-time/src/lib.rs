@@ -79,7 +79,7 @@ export_batching!(StepTime);
 
 impl Policy for StepTime {
     type Config = Config;
-    const STATE_SCHEMA: &'static str = "step-time/1";
+    const STATE_SCHEMA: &'static str = "step-time/2";
 
     fn new(config: Config) -> Result<Self, String> {
         let lengths = Lengths::new(config.expected_output, config.length_quantile);
