@@ -1,8 +1,13 @@
 //! One virtual counter per tenant, bounded in number, as bytes for a successor.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use sluice_sdk::state::{Reader, Writer};
+
+/// A full table gives up this part of its tenants at once, so that what looking for them costs is shared by as many
+/// newcomers.
+const EVICTED: usize = 16;
 
 /// What a tenant was served, in weighted tokens divided by its weight.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -33,7 +38,7 @@ impl Accounts {
     /// Who is not known yet starts where time stands.
     pub(crate) fn open(&mut self, tenant: u64, weight: f64) -> &mut Account {
         if self.by_tenant.len() >= self.capacity && !self.by_tenant.contains_key(&tenant) {
-            self.evict();
+            self.keep(self.capacity - (self.capacity / EVICTED).max(1));
         }
         let now = self.now;
         let account = self.by_tenant.entry(tenant).or_insert(Account { counter: now, ahead: 0, weight: 1.0 });
@@ -50,12 +55,13 @@ impl Accounts {
         self.now = account.counter;
     }
 
-    /// The smallest counter goes: it would be lifted on its return anyway, so nothing is forgiven.
-    fn evict(&mut self) {
-        let smallest = self.by_tenant.iter().min_by(|a, b| a.1.counter.total_cmp(&b.1.counter));
-        if let Some(tenant) = smallest.map(|(tenant, _)| *tenant) {
-            self.by_tenant.remove(&tenant);
-        }
+    /// Of so many tenants at most. The smallest counters go: they would be lifted on their return anyway, so nothing is
+    /// forgiven.
+    fn keep(&mut self, most: usize) {
+        let mut ranks: Vec<_> = self.by_tenant.iter().map(|(tenant, account)| (account.counter, *tenant)).collect();
+        let Some(last) = ranks.len().checked_sub(most + 1) else { return };
+        let (_, &mut last_to_go, _) = ranks.select_nth_unstable_by(last, by_counter);
+        self.by_tenant.retain(|tenant, account| by_counter(&(account.counter, *tenant), &last_to_go).is_gt());
     }
 
     pub(crate) fn export(&self, state: &mut Writer) {
@@ -77,10 +83,16 @@ impl Accounts {
             let counter = finite(state.f64()?)?;
             let ahead = state.u64()?;
             let weight = finite(state.f64()?).filter(|weight| *weight > 0.0)?;
-            *accounts.open(tenant, weight) = Account { counter, ahead, weight };
+            accounts.by_tenant.insert(tenant, Account { counter, ahead, weight });
         }
+        accounts.keep(accounts.capacity);
         state.is_empty().then_some(accounts)
     }
+}
+
+/// Tenants by their counters, and no two alike.
+fn by_counter(a: &(f64, u64), b: &(f64, u64)) -> Ordering {
+    a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
 }
 
 fn finite(value: f64) -> Option<f64> {
@@ -91,6 +103,10 @@ fn finite(value: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
+    fn tenants(accounts: &Accounts) -> Vec<u64> {
+        accounts.by_tenant.keys().copied().collect()
+    }
+
     #[test]
     fn the_table_is_bounded_and_gives_up_the_smallest_counter() {
         let mut accounts = Accounts::new(2);
@@ -98,7 +114,28 @@ mod tests {
             accounts.now = 0.0;
             accounts.charge(tenant, |_| cost);
         }
-        assert_eq!(accounts.by_tenant.keys().copied().collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(tenants(&accounts), [1, 3]);
+    }
+
+    #[test]
+    fn a_large_table_gives_up_a_part_of_the_smallest_counters_at_once() {
+        let mut accounts = Accounts::new(64);
+        (1..=65).for_each(|tenant| accounts.open(tenant, 1.0).counter = tenant as f64);
+        assert_eq!(tenants(&accounts), (5..=65).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_smaller_table_imports_the_largest_counters() {
+        let mut accounts = Accounts::new(4);
+        [(1, 9.0), (2, 3.0), (3, 7.0), (4, 1.0)]
+            .into_iter()
+            .for_each(|(tenant, counter)| accounts.open(tenant, 1.0).counter = counter);
+        let mut state = Writer::default();
+        accounts.export(&mut state);
+        let bytes = state.finish();
+        for (capacity, kept) in [(1, vec![1]), (2, vec![1, 3]), (4, vec![1, 2, 3, 4])] {
+            assert_eq!(tenants(&Accounts::import(&mut Reader::new(&bytes), capacity).unwrap()), kept);
+        }
     }
 
     #[test]
@@ -115,6 +152,5 @@ mod tests {
         assert_eq!(import(&bytes[..bytes.len() - 1], 4), None);
         assert_eq!(import(&[], 4), None);
         assert_eq!(import(&f64::NAN.to_le_bytes(), 4), None);
-        assert_eq!(import(&bytes, 1).map(|accounts| accounts.by_tenant.len()), Some(1));
     }
 }

@@ -1,10 +1,14 @@
 //! Two buckets per tenant, bounded in number: requests, and tokens. They fill with time and are never more than full.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use sluice_sdk::state::{Reader, Writer};
 use sluice_sdk::{Nanos, SECOND};
 
+/// A full table gives up this part of its tenants at once, so that what looking for them costs is shared by as many
+/// newcomers.
+const EVICTED: usize = 16;
 /// Rounding may leave a bucket so much short of what it holds.
 const ROUNDING: f64 = 1e-6;
 
@@ -90,7 +94,7 @@ impl Buckets {
     /// A tenant's buckets as they stand now. Who is not known starts with full ones.
     fn open(&mut self, tenant: u64, weight: f64, now: Nanos) -> &mut Bucket {
         if self.by_tenant.len() >= self.capacity && !self.by_tenant.contains_key(&tenant) {
-            self.evict(now);
+            self.keep(self.capacity - (self.capacity / EVICTED).max(1), now);
         }
         let weight = if weight.is_finite() && weight > 0.0 { weight } else { 1.0 };
         let (requests, tokens) = (self.requests, self.tokens);
@@ -103,17 +107,20 @@ impl Buckets {
         bucket
     }
 
-    /// Whoever has most left goes: the least is forgiven.
-    fn evict(&mut self, now: Nanos) {
+    /// Of so many tenants at most. Those who have most left go: the least is forgiven.
+    fn keep(&mut self, most: usize, now: Nanos) {
+        let (requests, tokens) = (self.requests, self.tokens);
         let left = |bucket: &Bucket| {
             let seconds = now.saturating_sub(bucket.at) as f64 / SECOND as f64;
             let share = |rate: &Rate, level| rate.filled(level, seconds, bucket.weight) / (rate.burst * bucket.weight);
-            share(&self.requests, bucket.requests).min(share(&self.tokens, bucket.tokens))
+            share(&requests, bucket.requests).min(share(&tokens, bucket.tokens))
         };
-        let fullest = self.by_tenant.iter().max_by(|a, b| left(a.1).total_cmp(&left(b.1)));
-        if let Some(tenant) = fullest.map(|(tenant, _)| *tenant) {
-            self.by_tenant.remove(&tenant);
+        let mut ranks: Vec<_> = self.by_tenant.iter().map(|(tenant, bucket)| (left(bucket), *tenant)).collect();
+        if ranks.len() <= most {
+            return;
         }
+        let (_, &mut first_to_go, _) = ranks.select_nth_unstable_by(most, by_what_is_left);
+        self.by_tenant.retain(|tenant, bucket| by_what_is_left(&(left(bucket), *tenant), &first_to_go).is_lt());
     }
 
     pub(crate) fn export(&self, state: &mut Writer) {
@@ -127,18 +134,27 @@ impl Buckets {
         }
     }
 
-    /// `None` where it is not what `export` writes. Levels are held to these bounds, which may be other ones.
+    /// `None` where it is not what `export` writes. Levels and the table are held to these bounds, which may be other
+    /// ones.
     pub(crate) fn import(&mut self, state: &mut Reader<'_>) -> Option<()> {
+        let mut latest = 0;
         for _ in 0..state.u64()? {
             let tenant = state.u64()?;
-            let (requests, tokens, weight) = (finite(state.f64()?)?, finite(state.f64()?)?, finite(state.f64()?)?);
+            let (requests, tokens) = (finite(state.f64()?)?, finite(state.f64()?)?);
+            let weight = finite(state.f64()?).filter(|weight| *weight > 0.0)?;
             let at = state.u64()?;
-            let bucket = self.open(tenant, weight, at);
-            (bucket.requests, bucket.tokens) = (requests, tokens);
+            self.by_tenant.insert(tenant, Bucket { requests, tokens, weight, at });
             self.refund(tenant, Cost { requests: 0.0, tokens: 0.0 });
+            latest = latest.max(at);
         }
+        self.keep(self.capacity, latest);
         Some(())
     }
+}
+
+/// Tenants by the share that they have left, and no two alike.
+fn by_what_is_left(a: &(f64, u64), b: &(f64, u64)) -> Ordering {
+    a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
 }
 
 fn finite(value: f64) -> Option<f64> {
@@ -153,6 +169,10 @@ mod tests {
     fn buckets(capacity: u32) -> Buckets {
         let requests = Rate { per_second: Some(2.0), burst: 4.0 };
         Buckets::new(requests, Rate { per_second: Some(100.0), burst: 300.0 }, capacity)
+    }
+
+    fn tenants(buckets: &Buckets) -> Vec<u64> {
+        buckets.by_tenant.keys().copied().collect()
     }
 
     fn cost(tokens: f64) -> Cost {
@@ -221,7 +241,30 @@ mod tests {
         buckets.take(1, 1.0, cost(300.0), 0);
         buckets.take(2, 1.0, cost(100.0), 0);
         buckets.take(3, 1.0, cost(1.0), 0);
-        assert_eq!(buckets.by_tenant.keys().copied().collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(tenants(&buckets), [1, 3]);
+    }
+
+    #[test]
+    fn a_large_table_forgives_those_who_have_most_left_a_part_at_once() {
+        let mut buckets = buckets(64);
+        (1..=65).for_each(|tenant| buckets.take(tenant, 1.0, cost(300.0 - tenant as f64), 0));
+        assert_eq!(tenants(&buckets), (1..=60).chain([65]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_smaller_table_imports_those_who_have_least_left() {
+        let mut old = buckets(4);
+        for (tenant, tokens) in [(1, 300.0), (2, 10.0), (3, 200.0), (4, 1.0)] {
+            old.take(tenant, 1.0, Cost { requests: 0.0, tokens }, tenant);
+        }
+        let mut state = Writer::default();
+        old.export(&mut state);
+        let bytes = state.finish();
+        for (capacity, kept) in [(1, vec![1]), (2, vec![1, 3]), (4, vec![1, 2, 3, 4])] {
+            let mut new = buckets(capacity);
+            assert!(new.import(&mut Reader::new(&bytes)).is_some());
+            assert_eq!(tenants(&new), kept);
+        }
     }
 
     #[test]
