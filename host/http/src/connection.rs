@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::config::EdgeLimits;
 use crate::error::ApiError;
+use crate::muted::Muted;
 use crate::pace::{InRequest, Pace, Paced};
 use crate::serve::{Phase, reached};
 
@@ -45,7 +46,16 @@ struct Answered {
     _request: InRequest,
 }
 
-/// Of a request's line and headers, what the parser takes at most: what is beyond, it refuses without a body.
+/// How a connection came to its end.
+enum Ending {
+    /// As both sides wanted, or it broke off.
+    Over,
+    /// What came is no request.
+    Refused(StatusCode),
+    Late(Timeout),
+}
+
+/// Of a request's line and headers, what the parser takes at most.
 const HEAD_BYTES: usize = 128 * 1024;
 /// It makes room for all of them before it knows how many there are.
 const MOST_HEADERS: usize = 1000;
@@ -70,52 +80,72 @@ pub(crate) async fn speak<S: Transport>(
     let mut http = http1::Builder::new();
     let headers = limits.headers.saturating_mul(2).clamp(MOST_HEADERS / 10, MOST_HEADERS);
     http.header_read_timeout(None).max_buf_size(HEAD_BYTES).max_headers(headers);
-    let mut connection = http.serve_connection(TokioIo::new(stream), service);
+    let mut connection = http.serve_connection(TokioIo::new(Muted::new(stream, pace)), service);
     let mut closing = false;
-    let expired = loop {
+    let ending = loop {
         tokio::select! {
             biased;
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection broke off");
-                }
-                break None;
-            }
+            ended = &mut connection => break ending(ended),
             () = reached(&mut phase, Phase::Closing), if !closing => {
                 closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            expired = pace.expired() => break Some(expired),
+            expired = pace.expired() => break Ending::Late(expired),
             () = pace.abandoned(&socket) => {
                 tracing::debug!("a client left while it was answered");
-                break None;
+                break Ending::Over;
             }
         }
     };
-    let stream = connection.into_parts().io.into_inner();
-    leave(stream, expired, pace, limits).await;
-    expired
+    let Muted { stream, refusal, .. } = connection.into_parts().io.into_inner();
+    let ending = refusal.map_or(ending, Ending::Refused);
+    leave(stream, &ending, pace, limits).await;
+    match ending {
+        Ending::Late(timeout) => Some(timeout),
+        Ending::Over | Ending::Refused(_) => None,
+    }
+}
+
+fn ending(ended: hyper::Result<()>) -> Ending {
+    let Err(error) = ended else { return Ending::Over };
+    tracing::debug!(%error, "a connection broke off");
+    // Of another protocol the parser says nothing at all.
+    if error.is_parse() { Ending::Refused(StatusCode::BAD_REQUEST) } else { Ending::Over }
 }
 
 /// Ends a connection in the way from which its client learns most.
-async fn leave<S: Transport>(mut stream: S, expired: Option<Timeout>, pace: &Pace, limits: &EdgeLimits) {
-    match expired {
-        None if pace.is_unread() => linger(&mut stream, limits).await,
-        None => {}
-        Some(Timeout::Header) if !pace.is_stalled() => {
+async fn leave<S: Transport>(mut stream: S, ending: &Ending, pace: &Pace, limits: &EdgeLimits) {
+    match ending {
+        Ending::Over if pace.is_unread() => linger(&mut stream, limits).await,
+        Ending::Over => {}
+        Ending::Refused(status) => {
+            say(&mut stream, &unreadable(*status)).await;
+            linger(&mut stream, limits).await;
+        }
+        Ending::Late(Timeout::Header) if !pace.is_stalled() => {
             let seconds = limits.header_time.as_secs_f64();
             let message = format!("the request's line and headers did not arrive within {seconds} s");
             say(&mut stream, &ApiError::new(StatusCode::REQUEST_TIMEOUT, "header_timeout", message)).await;
         }
         // Nothing was asked that could be answered.
-        Some(Timeout::Idle) => {
+        Ending::Late(Timeout::Idle) => {
             let _left = timeout(LAST_WORD, stream.shutdown()).await;
         }
         // What waits to be sent would keep the socket's memory for minutes.
-        Some(_) => {
+        Ending::Late(_) => {
             let _left = stream.socket().set_zero_linger();
         }
     }
+}
+
+/// What the parser has refused, in the words of the limits that are checked behind it.
+fn unreadable(status: StatusCode) -> ApiError {
+    let (code, message) = match status {
+        StatusCode::URI_TOO_LONG => ("uri_too_long", "the path and query are too long: send less"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("headers_too_large", "the headers are too large: send less"),
+        _ => ("invalid_request", "the request's line and headers are not HTTP/1.1"),
+    };
+    ApiError::new(status, code, message)
 }
 
 /// Answers where the parser of HTTP is not there to do it.

@@ -23,6 +23,7 @@ mod key;
 mod keys;
 mod live;
 mod logprobs;
+mod muted;
 mod object;
 mod offer;
 mod openai;

@@ -44,6 +44,8 @@ struct State {
     requests: usize,
     /// Bodies that are still read.
     bodies: usize,
+    /// Not everything is written of what was answered.
+    owed: bool,
     /// What comes of the next request.
     head: Head,
     /// Until when what could not be written must move on.
@@ -70,10 +72,8 @@ impl Pace {
     pub(crate) fn new(limits: &EdgeLimits) -> Arc<Self> {
         let times = Times { header: limits.header_time, idle: limits.idle_time, write: limits.write_time };
         let head = Head::First { until: Instant::now() + times.header };
-        Arc::new(Self {
-            times,
-            state: Mutex::new(State { requests: 0, bodies: 0, head, stalled: None, unread: false }),
-        })
+        let state = State { requests: 0, bodies: 0, owed: false, head, stalled: None, unread: false };
+        Arc::new(Self { times, state: Mutex::new(state) })
     }
 
     /// The first head begins now, and not with the handshake before it.
@@ -84,10 +84,28 @@ impl Pace {
     pub(crate) fn request(self: &Arc<Self>) -> InRequest {
         let mut state = self.state();
         state.requests += 1;
+        state.owed = true;
         // Whatever was left of the one before has been read: else this one could not have been found.
         state.unread = false;
         drop(state);
         InRequest(Arc::clone(self))
+    }
+
+    /// Everything that there was to write is written.
+    pub(crate) fn flushed(&self) {
+        let mut state = self.state();
+        if state.requests > 0 || !state.owed {
+            return;
+        }
+        state.owed = false;
+        if let Head::Awaited { until } = &mut state.head {
+            *until = Instant::now() + self.times.idle;
+        }
+    }
+
+    /// Whether there is a request that is not answered to the last byte.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.state().owed
     }
 
     /// A request's body, which may have bytes that nobody has seen.
@@ -147,7 +165,7 @@ impl Pace {
     fn deadline(&self) -> Option<(Instant, Timeout)> {
         let state = self.state();
         let stalled = state.stalled.map(|until| (until, Timeout::WriteStall));
-        let head = (state.requests == 0).then_some(match state.head {
+        let head = (!state.owed).then_some(match state.head {
             Head::First { until } | Head::Begun { until } => (until, Timeout::Header),
             Head::Awaited { until } => (until, Timeout::Idle),
         });
@@ -284,7 +302,10 @@ mod tests {
         let request = pace.request();
         assert!(tokio::time::timeout(1000 * S, pace.expired()).await.is_err());
         drop(request);
+        assert!(tokio::time::timeout(1000 * S, pace.expired()).await.is_err(), "not all is written");
+        pace.flushed();
         tokio::time::advance(15 * S).await;
+        pace.flushed();
         assert_eq!(expires(&pace).await, (Timeout::Idle, 5));
         pace.received();
         assert_eq!(expires(&pace).await, (Timeout::Header, 10));
@@ -310,6 +331,7 @@ mod tests {
     async fn a_deadline_that_comes_nearer_is_kept() {
         let pace = pace();
         drop(pace.request());
+        pace.flushed();
         let waiting = tokio::spawn({
             let pace = Arc::clone(&pace);
             async move {

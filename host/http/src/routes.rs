@@ -28,7 +28,7 @@ struct Entry {
     head: HeadLimits,
 }
 
-/// Of a request's line and headers. What is beyond twice these, the parser refuses without a body.
+/// Of a request's line and headers. What is far beyond these, the parser refuses.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadLimits {
     uri_bytes: usize,

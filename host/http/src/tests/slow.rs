@@ -220,15 +220,31 @@ async fn a_head_is_bounded_in_every_direction() {
         let code = (reply.status != 200).then(|| reply.code());
         assert_eq!((reply.status, code.as_deref()), expected, "{request}");
     }
-    // Beyond what is worth parsing there is a status, and no more.
-    for (request, status) in [
-        (get(&format!("/{}", "x".repeat(66_000))), 414),
-        (with(&many(1_000)), 431),
-        (with(&long(200_000)), 431),
-        ("no such thing\r\n\r\n".to_owned(), 400),
+    served(server.address).await;
+}
+
+/// What the parser refuses, before anything of ours sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_told_so_in_the_envelope() {
+    let server = Server::behind(limits(), Gate::open(), None).await;
+    let with = |more: &str| get("/health").replace("host: x\r\n", &format!("host: x\r\n{more}"));
+    let many = (0..1_000).map(|n| format!("h{n}: x\r\n")).collect::<String>();
+    for (request, expected) in [
+        (get(&format!("/{}", "x".repeat(66_000))), (414, "uri_too_long")),
+        (with(&many), (431, "headers_too_large")),
+        (with(&format!("h: {}\r\n", "x".repeat(200_000))), (431, "headers_too_large")),
+        (with("content-length: many\r\n"), (400, "invalid_request")),
+        ("no such thing\r\n\r\n".to_owned(), (400, "invalid_request")),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), (400, "invalid_request")),
     ] {
         let reply = send(server.address, &request).await;
-        assert_eq!((reply.status, reply.body.as_str()), (status, ""));
+        assert_eq!((reply.status, reply.code().as_str()), expected);
     }
+    let both = "GET /health HTTP/1.1\r\nhost: x\r\n\r\nno such thing\r\n\r\n";
+    let mut read = String::new();
+    let mut client = connect(server.address, both).await;
+    timeout(PATIENCE, client.read_to_string(&mut read)).await.expect("it ends").unwrap();
+    assert!(read.starts_with("HTTP/1.1 200 ") && read.contains("HTTP/1.1 400 "), "{read}");
+    assert_eq!(read.matches("invalid_request").count(), 2, "{read}");
     served(server.address).await;
 }
