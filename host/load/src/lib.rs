@@ -14,7 +14,6 @@ mod body;
 mod calibration;
 mod caller;
 mod chunk;
-mod concurrency;
 mod drive;
 mod error;
 mod events;
@@ -40,6 +39,7 @@ mod totals;
 mod trace;
 mod usage;
 mod warnings;
+mod window;
 mod workload;
 
 #[cfg(test)]

@@ -65,6 +65,12 @@ impl Record {
         self.ended().saturating_sub(self.planned)
     }
 
+    /// As the server counts them, else as they were asked for.
+    pub(crate) fn input_tokens(&self) -> u64 {
+        let asked = self.asked.input_tokens.map_or(0, u64::from);
+        self.answer.usage.map_or(asked, |usage| usage.prompt_tokens)
+    }
+
     /// As the server counts them, else the chunks that carried output, each taken for one token.
     pub(crate) fn output_tokens(&self) -> u64 {
         self.answer.usage.map_or(u64::from(self.answer.chunks), |usage| usage.completion_tokens)

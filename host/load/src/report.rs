@@ -56,7 +56,7 @@ impl<'a> Report<'a> {
             totals: Totals::of(measured, facts.open_loop),
             prompt_lengths: PromptLengths::of(measured),
             latency: Latency::of(measured),
-            goodput: (!goals.is_empty()).then(|| Goodput::of(goals, measured.records, measured.duration)),
+            goodput: (!goals.is_empty()).then(|| Goodput::of(goals, measured.records, measured.window.length())),
             errors: errors(measured.records),
             generator: Generator {
                 lateness_ms: Quantiles::of(measured.records.iter().map(Record::lateness)),

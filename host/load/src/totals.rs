@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::concurrency;
 use crate::goodput::per_second;
 use crate::record::Record;
+use crate::window::Window;
 
 /// What was measured, and over which time.
 pub(crate) struct Measured<'r> {
@@ -15,8 +15,7 @@ pub(crate) struct Measured<'r> {
     /// All of them.
     pub(crate) all: &'r [Record],
     /// From the end of the warm-up to the last answer's end.
-    pub(crate) duration: Duration,
-    warm_up: Duration,
+    pub(crate) window: Window,
     /// The time in which requests were sent, where it ended the sending.
     sending: Option<Duration>,
 }
@@ -25,8 +24,8 @@ impl<'r> Measured<'r> {
     /// Of records in the order of their plan.
     pub(crate) fn after(warm_up: Duration, all: &'r [Record], sending: Option<Duration>) -> Self {
         let records = &all[all.partition_point(|record| record.planned < warm_up)..];
-        let end = records.iter().map(Record::ended).max().unwrap_or(warm_up);
-        Self { records, all, duration: end.saturating_sub(warm_up), warm_up, sending }
+        let to = records.iter().map(Record::ended).max().unwrap_or(warm_up);
+        Self { records, all, window: Window { from: warm_up, to }, sending }
     }
 
     pub(crate) fn succeeded(&self) -> impl Iterator<Item = &'r Record> + Clone {
@@ -39,7 +38,7 @@ impl<'r> Measured<'r> {
         let (first, last) = (self.records.first()?.planned, self.records.last()?.planned);
         let count = self.records.len() as u64;
         let rate = match self.sending {
-            Some(sending) => per_second(count, sending.saturating_sub(self.warm_up)),
+            Some(sending) => per_second(count, sending.saturating_sub(self.window.from)),
             None => per_second(count - 1, last.saturating_sub(first)),
         };
         (first < last).then_some(rate)
@@ -66,6 +65,7 @@ pub(crate) struct Totals {
     pub(crate) output_tokens: u64,
     pub(crate) output_counted_by: OutputCount,
     pub(crate) tokens_per_chunk: Option<f64>,
+    /// This and what follows is of all requests within `duration_s`, those of the warm-up too that were not over.
     pub(crate) input_throughput: f64,
     pub(crate) output_throughput: f64,
     pub(crate) peak_concurrency: u64,
@@ -85,30 +85,30 @@ pub(crate) enum OutputCount {
 
 impl Totals {
     pub(crate) fn of(measured: &Measured<'_>, open_loop: bool) -> Self {
-        let (records, duration) = (measured.records, measured.duration);
+        let (records, all, window) = (measured.records, measured.all, measured.window);
         let sum = |count: fn(&Record) -> u64| measured.succeeded().map(count).sum::<u64>();
         let (offered, completed) = (records.len() as u64, measured.succeeded().count() as u64);
         let cut_short = records.iter().filter(|record| record.is_cut_short()).count() as u64;
-        let (input_tokens, output_tokens) = (sum(input_tokens), sum(Record::output_tokens));
+        let (input_tokens, output_tokens) = (sum(Record::input_tokens), sum(Record::output_tokens));
         let chunks = sum(|record| u64::from(record.answer.chunks));
         Self {
             offered,
             completed,
             failed: offered - completed - cut_short,
             cut_short,
-            left_out: (measured.all.len() - records.len()) as u64,
-            duration_s: duration.as_secs_f64(),
+            left_out: (all.len() - records.len()) as u64,
+            duration_s: window.length().as_secs_f64(),
             planned_rate: measured.planned_rate().filter(|_| open_loop),
-            request_throughput: per_second(completed, duration),
+            request_throughput: per_second(completed, window.length()),
             input_tokens,
             cached_tokens: sum(|record| record.answer.usage.and_then(|usage| usage.cached_tokens()).unwrap_or(0)),
             output_tokens,
             output_counted_by: OutputCount::of(measured.succeeded()),
             tokens_per_chunk: (chunks > 0).then(|| output_tokens as f64 / chunks as f64),
-            input_throughput: per_second(input_tokens, duration),
-            output_throughput: per_second(output_tokens, duration),
-            peak_concurrency: concurrency::peak(measured.all),
-            mean_concurrency: concurrency::mean(records, duration),
+            input_throughput: window.input_throughput(all),
+            output_throughput: window.output_throughput(all),
+            peak_concurrency: window.peak(all),
+            mean_concurrency: window.mean(all),
         }
     }
 }
@@ -122,9 +122,4 @@ impl OutputCount {
             (_, false) => Self::Usage,
         }
     }
-}
-
-fn input_tokens(record: &Record) -> u64 {
-    let asked = record.asked.input_tokens.map_or(0, u64::from);
-    record.answer.usage.map_or(asked, |usage| usage.prompt_tokens)
 }

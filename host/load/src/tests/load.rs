@@ -204,6 +204,13 @@ async fn warm_up_is_in_no_figure() {
             ("totals.left_out", 5.0),
             // Until the slow ones are over nothing is measured, and they do not lengthen what is: 500 to 920 ms.
             ("totals.duration_s", 0.42),
+            // What the server had to do then, it did for the slow ones too: five that are in flight from the beginning,
+            // one of them to 910 ms, and five of 20 ms.
+            ("totals.peak_concurrency", 6.0),
+            ("totals.mean_concurrency", (0.41 + 4.0 * 0.42 + 5.0 * 0.02) / 0.42),
+            ("totals.output_tokens", 10.0),
+            ("totals.output_throughput", 12.0 / 0.42),
+            ("totals.input_throughput", 6.0 * 8.0 / 0.42),
         ],
     );
     assert_eq!(fake.heard().len(), 10);
