@@ -214,7 +214,7 @@ fn check(replicas: u32, fails_at: u32, failure: Failure) {
     assert!(ready());
     let sinks: Vec<Arc<Sink>> = (0..8).map(|_| Arc::default()).collect();
     for (id, sink) in sinks.iter().enumerate() {
-        engine.handle().offer(request(id as u64, sink)).unwrap();
+        engine.handle().offer_all(vec![request(id as u64, sink)]).unwrap();
     }
     let mut was_unready = false;
     eventually("all requests end", || {
@@ -237,7 +237,7 @@ fn check(replicas: u32, fails_at: u32, failure: Failure) {
         assert_eq!(ask(seat, Order::Snapshot).engine.blocks_free, BLOCKS);
     }
     let sink = Arc::default();
-    engine.handle().offer(request(100, &sink)).unwrap();
+    engine.handle().offer_all(vec![request(100, &sink)]).unwrap();
     eventually("it serves as before", || sink.answer() == (5, Some(FinishReason::Length)));
 }
 
@@ -270,10 +270,10 @@ fn when_the_dispatcher_is_lost_nobody_waits_and_the_server_is_not_ready() {
     let (handle, ready) = (engine.handle(), engine.readiness());
     assert!(ready());
     let sink = Arc::default();
-    handle.offer(request(1, &sink)).unwrap();
+    handle.offer_all(vec![request(1, &sink)]).unwrap();
     eventually("the loss shows", || !ready());
     eventually("the request is dropped", || Arc::strong_count(&sink) == 1);
-    assert_eq!(handle.offer(request(2, &sink)), Err(Stopped));
+    assert_eq!(handle.offer_all(vec![request(2, &sink)]), Err(Stopped));
     assert_eq!(Arc::strong_count(&sink), 1);
 }
 
@@ -283,6 +283,6 @@ fn what_a_stopped_engine_did_not_read_is_dropped() {
     let (handle, ready) = (engine.handle(), engine.readiness());
     drop(engine);
     let sink = Arc::default();
-    assert_eq!(handle.offer(request(1, &sink)), Err(Stopped));
+    assert_eq!(handle.offer_all(vec![request(1, &sink)]), Err(Stopped));
     assert!(!ready());
 }

@@ -93,6 +93,7 @@ pub struct FlowTable {
 pub struct ArrivalView {
     pub now: Nanos,
     pub random: u64,
+    /// Of several answers that one client asks for at once the first, with the tokens of all: they come in together.
     pub request: RequestView,
     pub pool: PoolView,
     pub flows: FlowTable,

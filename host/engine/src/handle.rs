@@ -8,7 +8,8 @@ use crate::order::Stopped;
 
 /// What the edge asks of the pool.
 pub enum PoolCommand {
-    Offer(Box<Request>),
+    /// All that a client asks for at once: all of it comes in, or nothing.
+    Offer(Vec<Request>),
     /// The client left (`Cancelled`) or a stop string matched (`Stop`).
     Finish(RequestId, FinishReason),
 }
@@ -28,8 +29,9 @@ impl PoolHandle {
         Self { commands, now }
     }
 
-    pub fn offer(&self, request: Request) -> Result<(), Stopped> {
-        (self.commands)(PoolCommand::Offer(Box::new(request)))
+    /// All of them come in, or none.
+    pub fn offer_all(&self, requests: Vec<Request>) -> Result<(), Stopped> {
+        (self.commands)(PoolCommand::Offer(requests))
     }
 
     /// Ends a request early; what it already holds is freed at the next step boundary. Unknown ids are ignored.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use sluice_core::view::{ArrivalView, FlowView, RequestView, RoutingView, replica_state};
+use sluice_core::view::{ArrivalView, FlowView, RoutingView, replica_state};
 use sluice_core::{
     AdmissionPolicy, BlockHash, Clock, EndOfStream, EngineEvent, Failure, FinishReason, Finished, Nanos, Observer,
     Rejection, ReplicaId, Request, RequestId, RoutingPolicy, SECOND, Seat, Slot, TokenEvent, Verdict,
@@ -141,18 +141,20 @@ impl Pool {
         self.in_flight.len()
     }
 
-    /// Lets a request in or tells its sink why not.
-    pub fn offer(&mut self, request: Request, now: Nanos) {
-        self.arrivals.count(1.0, now);
-        match self.admit(&request, now) {
+    /// Lets all that a client asks for at once in, or tells every sink why nothing of it comes in.
+    pub fn offer(&mut self, requests: &[Request], now: Nanos) {
+        self.arrivals.count(requests.len() as f64, now);
+        match self.admit(requests, now) {
             Ok(admitted) => {
-                self.flows.push(Arc::new(admitted));
+                admitted.into_iter().for_each(|admitted| self.flows.push(Arc::new(admitted)));
                 self.report_queue();
             }
             Err(rejection) => {
                 self.observer.observe(&EngineEvent::Rejected { rejection: &rejection });
-                // The client may be gone already; then nobody is to be told.
-                let _ = request.sink.send(TokenEvent::Rejected(rejection));
+                for request in requests {
+                    // The client may be gone already; then nobody is to be told.
+                    let _ = request.sink.send(TokenEvent::Rejected(rejection.clone()));
+                }
             }
         }
     }
@@ -224,53 +226,63 @@ impl Pool {
         assert!(self.flows.queued_tokens() <= self.config.max_queued_tokens, "the queue is over its bound of tokens");
     }
 
-    fn admit(&mut self, request: &Request, now: Nanos) -> Result<Admitted, Rejection> {
-        let room = self.check_bounds(request, now)?;
-        let mut admitted = Admitted {
-            request: request.clone(),
-            priority: request.priority,
-            max_new_tokens: request.max_new_tokens.clamp(1, room),
-            queued: now,
-            patience: self.config.queue_timeout,
-            scheduled: AtomicBool::new(false),
-            started: AtomicBool::new(false),
-        };
+    /// The policy is asked once: part of an answer is of no use to anybody.
+    fn admit(&mut self, requests: &[Request], now: Nanos) -> Result<Vec<Admitted>, Rejection> {
+        let Some(asked) = views::asked_together(requests) else { return Ok(Vec::new()) };
+        self.check_bounds(requests, now)?;
         self.arrival_view.now = now;
         self.arrival_view.random = self.random.next();
-        self.arrival_view.request = RequestView::from(request);
+        self.arrival_view.request = asked;
         self.arrival_view.pool = self.pool_view(now);
         self.flows.fill(&mut self.arrival_view.flows, now);
+        let (mut priority, mut most) = (None, u32::MAX);
         match self.admission.decide::<Admit>(&self.arrival_view, now) {
-            Some(Verdict::Accept { priority }) => admitted.priority = priority,
+            Some(Verdict::Accept { priority: changed }) => priority = Some(changed),
             Some(Verdict::Degrade { max_new_tokens }) => {
-                admitted.max_new_tokens = admitted.max_new_tokens.min(max_new_tokens);
+                most = max_new_tokens / u32::try_from(requests.len()).unwrap_or(u32::MAX);
             }
             Some(Verdict::Reject(rejection)) => return Err(rejection),
             None => {}
         }
-        Ok(admitted)
+        Ok(requests.iter().map(|request| self.admitted(request, priority, most, now)).collect())
     }
 
-    /// The bounds that hold whatever a policy says. Returns the tokens that are left for an answer.
-    fn check_bounds(&self, request: &Request, now: Nanos) -> Result<u32, Rejection> {
+    fn admitted(&self, request: &Request, priority: Option<i32>, most: u32, now: Nanos) -> Admitted {
+        let room = self.config.max_model_len.saturating_sub(request.prompt_tokens());
+        Admitted {
+            request: request.clone(),
+            priority: priority.unwrap_or(request.priority),
+            max_new_tokens: request.max_new_tokens.min(room).min(most).max(1),
+            queued: now,
+            patience: self.config.queue_timeout,
+            scheduled: AtomicBool::new(false),
+            started: AtomicBool::new(false),
+        }
+    }
+
+    /// The bounds that hold whatever a policy says.
+    fn check_bounds(&self, requests: &[Request], now: Nanos) -> Result<(), Rejection> {
         let reject = |caller, reason: String| Err(Rejection { caller, reason, retry_after: self.retry_after(now) });
-        let prompt = request.prompt_tokens();
-        let room = self.config.max_model_len.saturating_sub(prompt);
-        if prompt == 0 || room == 0 {
-            let most = self.config.max_model_len.saturating_sub(1);
-            return reject(true, format!("a prompt of {prompt} tokens cannot be served; 1 to {most} can"));
+        let longest = self.config.max_model_len.saturating_sub(1);
+        let is_served = |prompt: &u32| (1..=longest).contains(prompt);
+        if let Some(prompt) = requests.iter().map(Request::prompt_tokens).find(|prompt| !is_served(prompt)) {
+            return reject(true, format!("a prompt of {prompt} tokens cannot be served; 1 to {longest} can"));
+        }
+        let (most, tokens) = (self.config.max_queued_requests as usize, self.config.max_queued_tokens);
+        if requests.len() > most {
+            return reject(true, format!("{} answers at once cannot be served; 1 to {most} can", requests.len()));
         }
         if self.replicas.iter().all(|replica| replica.state == replica_state::LOST) {
             return reject(false, "no replica is ready".into());
         }
-        let (requests, tokens) = (self.config.max_queued_requests, self.config.max_queued_tokens);
-        if self.flows.len() >= requests as usize {
-            return reject(false, format!("the queue is full: {requests} requests wait"));
+        if self.flows.len() + requests.len() > most {
+            return reject(false, format!("the queue is full: at most {most} requests wait"));
         }
-        if self.flows.queued_tokens() + u64::from(prompt) > tokens {
+        let prompts: u64 = requests.iter().map(|request| u64::from(request.prompt_tokens())).sum();
+        if self.flows.queued_tokens() + prompts > tokens {
             return reject(false, format!("the queue is full: at most {tokens} prompt tokens wait"));
         }
-        Ok(room)
+        Ok(())
     }
 
     /// As long as the queue takes to drain at the rate of the last seconds.

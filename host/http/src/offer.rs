@@ -61,9 +61,7 @@ impl Edge {
         let logprobs = self.logprobs(endpoint, &prepared);
         // Made before the offer: from here on, whatever happens, the request is followed to its end or cancelled.
         let mut answers = self.answers(asker, &prepared, answers, arrival);
-        for request in requests {
-            self.parts.pool.offer(request).map_err(|_| answers.fail(ApiError::stopped()))?;
-        }
+        self.parts.pool.offer_all(requests).map_err(|_| answers.fail(ApiError::stopped()))?;
         answers.begin().await?;
         Ok(Offered { answers, header: self.header(endpoint, first), logprobs })
     }

@@ -44,7 +44,7 @@ config! {
     }
 }
 
-/// Requests whose reservations are remembered; of those before them nothing is given back.
+/// Requests whose reservations are remembered; those before them pay for what they make a second time.
 const MAX_RESERVED: usize = 32_768;
 
 pub struct TokenBucket {
@@ -69,12 +69,13 @@ impl Policy for TokenBucket {
     fn observe(&mut self, events: &Events) {
         self.bound.observe(events);
         for ended in events.finished.rows() {
-            let Some(reserved) = self.reserved.remove(&ended.id) else { continue };
+            // Of several answers the first has paid for all, and each is set against it as it ends.
+            let reserved = self.reserved.remove(&ended.id);
             let never_ran = ended.scheduled.is_none();
             let prompt = if never_ran { ended.prompt_tokens } else { 0 };
-            let unused = u64::from(reserved.saturating_sub(ended.generated_tokens)) + u64::from(prompt);
-            let cost = Cost { requests: f64::from(u8::from(never_ran)), tokens: unused as f64 };
-            self.buckets.refund(ended.tenant, cost);
+            let unused = f64::from(reserved.unwrap_or(0)) + f64::from(prompt) - f64::from(ended.generated_tokens);
+            let requests = f64::from(u8::from(never_ran && reserved.is_some()));
+            self.buckets.refund(ended.tenant, Cost { requests, tokens: unused });
         }
     }
 
@@ -238,6 +239,17 @@ mod tests {
         assert_eq!(admit(&mut policy, 2, 400, 0), None);
         end(&mut policy, 1, Some(1), 0);
         assert_eq!(admit(&mut policy, 3, 0, 0), Some(SECOND), "it is given back once");
+    }
+
+    #[test]
+    fn several_answers_are_one_request_and_cost_what_all_of_them_made() {
+        let mut policy = policy(Config { request_burst: 2.0, ..small() });
+        // A prompt of 50 tokens, and two answers of up to 400.
+        assert_eq!(admit(&mut policy, 1, 800, 0), None);
+        end(&mut policy, 1, Some(1), 300);
+        end(&mut policy, 2, Some(1), 400);
+        assert_eq!(admit(&mut policy, 3, 200, 0), Some(SECOND), "200 tokens are left, and one request");
+        assert_eq!(admit(&mut policy, 3, 100, 0), None);
     }
 
     #[test]

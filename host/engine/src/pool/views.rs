@@ -1,7 +1,7 @@
 //! What the pool's two policies are shown.
 
 use sluice_core::view::{ArrivalView, FlowView, PoolView, RequestView, replica_state};
-use sluice_core::{BlockHash, Nanos};
+use sluice_core::{BlockHash, Nanos, Request};
 
 use super::Pool;
 use crate::roster::Replica;
@@ -42,6 +42,16 @@ impl Pool {
         self.routing_view.request = request;
         routing::fill(&mut self.routing_view.replicas, &self.replicas, hashes, now);
     }
+}
+
+/// What a client asks for at once, as its first request with the tokens of all; `None` for nothing.
+pub(super) fn asked_together(requests: &[Request]) -> Option<RequestView> {
+    let sum = |tokens: fn(&Request) -> u32| requests.iter().map(tokens).fold(0, u32::saturating_add);
+    Some(RequestView {
+        prompt_tokens: sum(Request::prompt_tokens),
+        max_new_tokens: sum(|request| request.max_new_tokens),
+        ..RequestView::from(requests.first()?)
+    })
 }
 
 /// Stands for a request in a view that a candidate is probed with.

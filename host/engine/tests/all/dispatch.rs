@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sluice_core::view::{ArrivalView, BatchingView, EngineLimits, FlowView, RoutingView};
 use sluice_core::{
     AdmissionPolicy, CallCost, Choice, Clock, Digest, Events, FailureKind, FaultKind, Instantiate, MILLISECOND,
-    NextFlow, Policy, PolicyFault, Rejection, RevisionId, Route, RoutingPolicy, SECOND, Slot, State, TokenEvent,
-    Verdict,
+    NextFlow, Policy, PolicyFault, Rejection, RequestId, RevisionId, Route, RoutingPolicy, SECOND, Slot, State,
+    TokenEvent, Verdict,
 };
 use sluice_engine::order::{Order, Prepared};
 use sluice_engine::pool::PoolOrder;
@@ -142,6 +142,67 @@ fn a_verdict_rejects_degrades_and_changes_priority() {
     world.drain();
     assert!(matches!(world.end(rejected), Some(TokenEvent::Rejected(rejection)) if rejection.reason == "enough"));
     assert_eq!((world.tokens(degraded).len(), world.tokens(accepted).len()), (2, 5));
+}
+
+#[test]
+fn what_one_client_asks_for_at_once_is_judged_as_one_and_comes_in_whole_or_not_at_all() {
+    let mut world = World::new(1, 1, LIMITS);
+    admission(&mut world, |policy| {
+        policy.admit = |view| {
+            let asked = (view.request.prompt_tokens, view.request.max_new_tokens);
+            match asked {
+                (12, 10) => Ok(Verdict::Degrade { max_new_tokens: 5 }),
+                (18, 15) => Ok(Verdict::Accept { priority: 9 }),
+                _ => Err(FaultKind::Trap(format!("{asked:?}"))),
+            }
+        };
+    });
+    let asks = |count: u32, n: u32| (0..count).map(move |index| Ask::new(prompt(n + index), 5));
+    let (degraded, accepted) = (world.offer_all(asks(2, 0)), world.offer_all(asks(3, 2)));
+    assert_eq!(world.pool.queued(), 5);
+    admission(&mut world, |policy| {
+        policy.admit = |view| {
+            let rejection = |reason: &str| Rejection { caller: true, reason: reason.into(), retry_after: SECOND };
+            Ok(Verdict::Reject(rejection(if view.request.id == 6 { "enough" } else { "asked twice" })))
+        };
+    });
+    let rejected = world.offer_all(asks(4, 5));
+    assert_eq!(world.pool.queued(), 5);
+    assert!(world.offer_all([]).is_empty(), "nothing is no reason to ask");
+    world.drain();
+    world.assert_answers();
+    let lengths = |ids: &[RequestId]| ids.iter().map(|&id| world.tokens(id).len()).collect::<Vec<_>>();
+    assert_eq!((lengths(&degraded), lengths(&accepted)), (vec![2, 2], vec![5, 5, 5]));
+    let is_enough =
+        |id: &RequestId| matches!(world.end(*id), Some(TokenEvent::Rejected(why)) if why.reason == "enough");
+    assert!(rejected.iter().all(is_enough));
+    assert_eq!((world.journal.count("Rejected"), world.journal.count("Fallback")), (1, 0));
+}
+
+#[test]
+fn the_bounds_of_the_queue_hold_for_all_that_a_client_asks_for_at_once() {
+    let mut world = World::new(1, 1, LIMITS);
+    let offer = |world: &mut World, count: usize| {
+        let ids = world.offer_all((0..count).map(|n| Ask::new(prompt(n as u32), 2)));
+        let refused = ids.iter().filter_map(|&id| world.end(id)).map(|end| match end {
+            TokenEvent::Rejected(why) => why.caller,
+            other => panic!("{other:?} before anything ran"),
+        });
+        let refused: Vec<bool> = refused.collect();
+        assert!(refused.is_empty() || refused.len() == count, "all or none");
+        refused.first().copied()
+    };
+    assert_eq!(offer(&mut world, 41), Some(true), "so many will never come in");
+    assert_eq!(offer(&mut world, 30), None);
+    assert_eq!(offer(&mut world, 11), Some(false), "one too many for now");
+    assert_eq!(offer(&mut world, 10), None);
+    assert_eq!(offer(&mut world, 1), Some(false));
+    assert_eq!((world.pool.queued(), world.journal.count("Rejected")), (40, 3));
+    world.drain();
+    world.assert_whole_answers();
+    let spoilt = [Ask::new(prompt(1), 2), Ask::new(vec![1; LIMITS.max_model_len as usize], 2)];
+    let rejected = world.offer_all(spoilt);
+    assert!(rejected.iter().all(|&id| matches!(world.end(id), Some(TokenEvent::Rejected(why)) if why.caller)));
 }
 
 #[test]

@@ -168,6 +168,18 @@ impl World {
     }
 
     pub(crate) fn offer(&mut self, ask: Ask) -> RequestId {
+        self.offer_all([ask])[0]
+    }
+
+    /// What one client asks for at once.
+    pub(crate) fn offer_all(&mut self, asks: impl IntoIterator<Item = Ask>) -> Vec<RequestId> {
+        let requests: Vec<Request> = asks.into_iter().map(|ask| self.request(ask)).collect();
+        self.pool.offer(&requests, self.clock.now());
+        self.pool_sleep.wake()();
+        requests.iter().map(|request| request.id).collect()
+    }
+
+    fn request(&mut self, ask: Ask) -> Request {
         let id = RequestId(self.asked.len() as u64 + 1);
         let sink = Arc::new(KeepingSink { close_after: ask.close_after, ..KeepingSink::default() });
         let asked = Asked {
@@ -183,7 +195,7 @@ impl World {
         let stop_tokens = Arc::clone(&asked.stop_tokens);
         self.asked.insert(id, asked);
         let presence_penalty = if ask.penalises { 1.0 } else { 0.0 };
-        let request = Request {
+        Request {
             id,
             tenant: TenantId(ask.tenant),
             tenant_weight: 1.0,
@@ -202,10 +214,7 @@ impl World {
             prompt_logprobs: ask.prompt_logprobs,
             attempt: 1,
             sink,
-        };
-        self.pool.offer(request, self.clock.now());
-        self.pool_sleep.wake()();
-        id
+        }
     }
 
     pub(crate) fn cancel(&mut self, id: RequestId) {

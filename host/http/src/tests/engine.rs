@@ -1,5 +1,6 @@
 //! An engine whose every answer the test gives by hand, behind the routers on a real socket.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub(super) struct Server {
     pub(super) edge: Arc<Edge>,
     pub(super) phase: watch::Sender<Phase>,
     commands: mpsc::UnboundedReceiver<PoolCommand>,
+    /// What came together with what was seen last.
+    together: VecDeque<Request>,
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -76,7 +79,7 @@ impl Server {
         let (sender, commands) = mpsc::unbounded_channel();
         let pool = PoolHandle::new(Arc::new(move |command| sender.send(command).map_err(|_| Stopped)), Arc::new(|| 0));
         let (address, edge, phase) = listen(config, pool, gate, tls).await;
-        Self { address, edge, phase, commands }
+        Self { address, edge, phase, commands, together: VecDeque::new() }
     }
 
     /// The engine is gone: whatever is offered comes back.
@@ -85,30 +88,34 @@ impl Server {
     }
 
     pub(super) async fn offered(&mut self) -> Request {
+        if let Some(request) = self.together.pop_front() {
+            return request;
+        }
         match self.command().await {
-            PoolCommand::Offer(request) => *request,
+            PoolCommand::Offer(requests) => self.together.extend(requests),
             PoolCommand::Finish(id, reason) => panic!("{id:?} finished with {reason:?} instead of an offer"),
         }
+        self.together.pop_front().expect("something is asked for")
     }
 
     pub(super) async fn finished(&mut self) -> FinishReason {
         match self.command().await {
             PoolCommand::Finish(_, reason) => reason,
-            PoolCommand::Offer(request) => panic!("{request:?} offered instead of a finish"),
+            PoolCommand::Offer(requests) => panic!("{requests:?} offered instead of a finish"),
         }
     }
 
+    /// What one request asks for: all of it comes at once.
     pub(super) async fn offered_all(&mut self, count: usize) -> Vec<Request> {
-        let mut requests = Vec::new();
-        while requests.len() < count {
-            requests.push(self.offered().await);
-        }
+        let mut requests = vec![self.offered().await];
+        requests.extend(self.together.drain(..));
+        assert_eq!(requests.len(), count);
         requests
     }
 
     /// True if the edge asked nothing more of the engine.
     pub(super) fn is_quiet(&mut self) -> bool {
-        self.commands.try_recv().is_err()
+        self.together.is_empty() && self.commands.try_recv().is_err()
     }
 
     async fn command(&mut self) -> PoolCommand {

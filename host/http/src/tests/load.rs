@@ -21,7 +21,7 @@ fn engine(commands: &std::sync::mpsc::Receiver<PoolCommand>, pause: Duration) {
     let mut running: Vec<(Request, u32)> = Vec::new();
     loop {
         match commands.recv_timeout(pause) {
-            Ok(PoolCommand::Offer(request)) => running.push((*request, 0)),
+            Ok(PoolCommand::Offer(requests)) => running.extend(requests.into_iter().map(|request| (request, 0))),
             Ok(PoolCommand::Finish(..)) => panic!("an answer was cut short"),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) if running.len() < CONNECTIONS => {}

@@ -152,6 +152,6 @@ impl Server {
             attempt: 1,
             sink: Arc::new(Ignored),
         };
-        self.pool.offer(request, self.clock.now());
+        self.pool.offer(&[request], self.clock.now());
     }
 }
