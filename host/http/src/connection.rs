@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -24,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 use crate::config::EdgeLimits;
 use crate::error::ApiError;
 use crate::muted::Muted;
-use crate::pace::{InRequest, Pace, Paced};
+use crate::pace::{InRequest, LAST_WORD, Pace, Paced, Until};
 use crate::serve::{Phase, reached};
 
 /// What a connection is spoken on.
@@ -59,8 +58,6 @@ enum Ending {
 const HEAD_BYTES: usize = 128 * 1024;
 /// It makes room for all of them before it knows how many there are.
 const MOST_HEADERS: usize = 1000;
-/// A last word takes no longer to leave; and a client that is silent for so long has stopped writing.
-const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// What took too long, if it was that which ended the connection.
 pub(crate) async fn speak<S: Transport>(
@@ -74,7 +71,14 @@ pub(crate) async fn speak<S: Transport>(
     let service = service_fn(|request: Request<Incoming>| {
         let in_request = pace.request();
         let answer = router.call(request.map(|body| Body::new(Asked::new(body, pace))));
-        async move { answer.await.map(|response| response.map(|body| Answered { body, _request: in_request })) }
+        async move {
+            answer.await.map(|response| {
+                if let Some(until) = response.extensions().get::<Until>() {
+                    in_request.ends(*until);
+                }
+                response.map(|body| Answered { body, _request: in_request })
+            })
+        }
     });
     let socket = Arc::clone(stream.socket());
     let mut http = http1::Builder::new();

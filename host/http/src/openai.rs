@@ -21,6 +21,7 @@ use crate::gate::{Gate, Need};
 use crate::key::Scope;
 use crate::object::Endpoint;
 use crate::offer::{Asker, Offered};
+use crate::pace::Until;
 use crate::prepare::prepare;
 use crate::request_id::{RequestName, name_request};
 use crate::routes::{HeadLimits, Route, router};
@@ -84,10 +85,14 @@ async fn generate(
     let prepared = edge.work(body, work).await?;
     let (streaming, include_usage) = (prepared.parameters.stream, prepared.parameters.include_usage);
     let Offered { answers, header, logprobs } = edge.offer(endpoint, asker, prepared).await?;
-    if streaming {
-        return Ok(stream::response(answers, Chunks::new(header, include_usage, logprobs)));
-    }
-    whole::response(answers, &header, logprobs).await
+    let until = Until(answers.watch.ends());
+    let mut response = if streaming {
+        stream::response(answers, Chunks::new(header, include_usage, logprobs))
+    } else {
+        whole::response(answers, &header, logprobs).await?
+    };
+    response.extensions_mut().insert(until);
+    Ok(response)
 }
 
 async fn tokens(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Body) -> Result<Json<Value>, ApiError> {

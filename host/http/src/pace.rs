@@ -33,6 +33,10 @@ pub(crate) struct Paced {
 /// A request is in progress as long as this lives.
 pub(crate) struct InRequest(Arc<Pace>);
 
+/// In the extensions of a response: when all of it has to have been taken.
+#[derive(Clone, Copy)]
+pub(crate) struct Until(pub(crate) Instant);
+
 #[derive(Clone, Copy)]
 struct Times {
     header: Duration,
@@ -46,6 +50,8 @@ struct State {
     bodies: usize,
     /// Not everything is written of what was answered.
     owed: bool,
+    /// The end of the time that the answer has.
+    total: Option<Instant>,
     /// What comes of the next request.
     head: Head,
     /// Until when what could not be written must move on.
@@ -53,6 +59,9 @@ struct State {
     /// A body was not read to its end.
     unread: bool,
 }
+
+/// A last word takes no longer to leave; and a client that is silent for so long has stopped writing.
+pub(crate) const LAST_WORD: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy)]
 enum Head {
@@ -72,7 +81,7 @@ impl Pace {
     pub(crate) fn new(limits: &EdgeLimits) -> Arc<Self> {
         let times = Times { header: limits.header_time, idle: limits.idle_time, write: limits.write_time };
         let head = Head::First { until: Instant::now() + times.header };
-        let state = State { requests: 0, bodies: 0, owed: false, head, stalled: None, unread: false };
+        let state = State { requests: 0, bodies: 0, owed: false, total: None, head, stalled: None, unread: false };
         Arc::new(Self { times, state: Mutex::new(state) })
     }
 
@@ -85,6 +94,7 @@ impl Pace {
         let mut state = self.state();
         state.requests += 1;
         state.owed = true;
+        state.total = None;
         // Whatever was left of the one before has been read: else this one could not have been found.
         state.unread = false;
         drop(state);
@@ -98,6 +108,7 @@ impl Pace {
             return;
         }
         state.owed = false;
+        state.total = None;
         if let Head::Awaited { until } = &mut state.head {
             *until = Instant::now() + self.times.idle;
         }
@@ -165,11 +176,12 @@ impl Pace {
     fn deadline(&self) -> Option<(Instant, Timeout)> {
         let state = self.state();
         let stalled = state.stalled.map(|until| (until, Timeout::WriteStall));
+        let total = state.total.map(|until| (until, Timeout::Total));
         let head = (!state.owed).then_some(match state.head {
             Head::First { until } | Head::Begun { until } => (until, Timeout::Header),
             Head::Awaited { until } => (until, Timeout::Idle),
         });
-        stalled.into_iter().chain(head).min_by_key(|(until, _)| *until)
+        stalled.into_iter().chain(total).chain(head).min_by_key(|(until, _)| *until)
     }
 
     fn received(&self) {
@@ -194,6 +206,13 @@ impl Pace {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InRequest {
+    /// The answer itself ends with its time, and says so; but only if somebody reads it.
+    pub(crate) fn ends(&self, Until(until): Until) {
+        self.0.state().total = Some(until + LAST_WORD);
     }
 }
 
@@ -324,6 +343,20 @@ mod tests {
         assert!(tokio::time::timeout(1000 * S, pace.expired()).await.is_err());
         blocked();
         assert_eq!(expires(&pace).await, (Timeout::WriteStall, 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_its_time_until_its_last_byte_is_written() {
+        let pace = pace();
+        let request = pace.request();
+        request.ends(Until(Instant::now() + 8 * S));
+        drop(request);
+        assert_eq!(expires(&pace).await, (Timeout::Total, 8 + LAST_WORD.as_secs()));
+        pace.flushed();
+        assert_eq!(expires(&pace).await, (Timeout::Idle, 20));
+        // The next one begins without it.
+        let _next = pace.request();
+        assert!(tokio::time::timeout(1000 * S, pace.expired()).await.is_err());
     }
 
     /// As while a connection is polled for one thing and meanwhile comes to wait for another.

@@ -47,6 +47,11 @@ impl Watch {
         Self { limits, began, last: None, signed: None, timer: Box::pin(sleep_until(first)) }
     }
 
+    /// When the answer is late, however well it goes.
+    pub(crate) fn ends(&self) -> Instant {
+        self.began + self.limits.total
+    }
+
     /// Something has come.
     pub(crate) fn progressed(&mut self) {
         // From here on other limits count, which may be shorter.
@@ -69,7 +74,7 @@ impl Watch {
     }
 
     fn due(&mut self, now: Instant) -> Option<Due> {
-        if now >= self.began + self.limits.total {
+        if now >= self.ends() {
             return Some(Due::Late(Timeout::Total));
         }
         let Some(last) = self.last else {
@@ -86,7 +91,7 @@ impl Watch {
     }
 
     fn next(&self) -> Instant {
-        let total = self.began + self.limits.total;
+        let total = self.ends();
         let Some(last) = self.last else { return total.min(self.began + self.limits.first_token) };
         let sent = self.signed.map_or(last, |signed| signed.max(last));
         total.min(last + self.limits.stall).min(sent + self.limits.sign_of_life)

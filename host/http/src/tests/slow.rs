@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::client::{Reply, chat, connect, get, post, rest, send};
 use super::engine::{Server, config, end, say};
-use crate::config::EdgeLimits;
+use crate::config::{AnswerLimits, EdgeLimits};
 use crate::gate::Gate;
 
 const BRIEF: Duration = Duration::from_millis(300);
@@ -159,6 +159,29 @@ async fn a_client_that_leaves_is_noticed_whatever_it_has_sent_behind_its_request
             assert_eq!(server.finished().await, FinishReason::Cancelled, "{behind:?}");
         }
     }
+}
+
+/// The watch of an answer looks at the time only when more of it can be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_read_ends_with_its_time() {
+    let total = Duration::from_secs(3);
+    let mut server = Server::hurried(AnswerLimits { total, ..AnswerLimits::default() }).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut reader = socket.connect(server.address).await.unwrap();
+    let body = r#"{"messages":[{"role":"user","content":"hi"}],"stream":true}"#;
+    reader.write_all(chat(body).as_bytes()).await.unwrap();
+    let request = server.offered().await;
+    let writing = async {
+        while say(&request, &"x".repeat(100)).is_ok() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, writing).await.expect("a bound on what is not read");
+    until_counted(server.address, "total", 1).await;
+    let mut read = Vec::new();
+    let reset = timeout(PATIENCE, reader.read_to_end(&mut read)).await.expect("the connection is gone");
+    assert_eq!(reset.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 /// A stream that the engine is slow with is not the client's fault.
