@@ -43,7 +43,7 @@ export_admission!(FairShare);
 
 impl Policy for FairShare {
     type Config = Config;
-    const STATE_SCHEMA: &'static str = "fair-share/2";
+    const STATE_SCHEMA: &'static str = "fair-share/3";
 
     fn new(config: Config) -> Result<Self, String> {
         let bound = QueueBound::new(config.queue.clone());
@@ -73,6 +73,8 @@ impl Policy for FairShare {
     fn export_state(&self) -> Vec<u8> {
         let mut state = Writer::default();
         self.bound.export(&mut state);
+        state.f64(self.mean_cost);
+        state.f64(self.mean_output);
         self.accounts.export(&mut state);
         state.finish()
     }
@@ -80,8 +82,10 @@ impl Policy for FairShare {
     fn import_state(&mut self, bytes: &[u8]) -> bool {
         let mut state = Reader::new(bytes);
         let mut bound = QueueBound::new(self.config.queue.clone());
-        let accounts = bound.import(&mut state).and_then(|()| Accounts::import(&mut state, self.config.max_tenants));
-        let Some(accounts) = accounts else { return false };
+        let means = bound.import(&mut state).and_then(|()| Some((mean(&mut state)?, mean(&mut state)?)));
+        let Some((mean_cost, mean_output)) = means else { return false };
+        let Some(accounts) = Accounts::import(&mut state, self.config.max_tenants) else { return false };
+        (self.mean_cost, self.mean_output) = (mean_cost, mean_output);
         (self.bound, self.accounts) = (bound, accounts);
         true
     }
@@ -152,6 +156,10 @@ impl FairShare {
     fn expected(&self, tenant: u64, weight: f64, in_flight: u32) -> f64 {
         self.accounts.counter(tenant) + f64::from(in_flight) * self.mean_output / weight.max(f64::MIN_POSITIVE)
     }
+}
+
+fn mean(state: &mut Reader<'_>) -> Option<f64> {
+    state.f64().filter(|mean| mean.is_finite() && *mean >= 0.0)
 }
 
 #[cfg(test)]
@@ -302,6 +310,22 @@ mod tests {
         let mut cold = policy();
         assert!(!cold.import_state(b"nonsense"));
         assert_eq!(cold.accounts, Accounts::new(4096), "a cold start");
+    }
+
+    #[test]
+    fn a_successor_expects_the_wait_that_its_predecessor_did() {
+        let mut old = policy();
+        finish(&mut old, 1, 100, 50);
+        let mut view = ArrivalView { flows: [flow(2, 1.0, 9)].into_iter().collect(), ..ArrivalView::default() };
+        (view.request.tenant, view.request.tenant_weight) = (1, 1.0);
+        old.accounts.open(2, 1.0).counter = 0.0;
+        assert_eq!(old.ahead(&view), 1.0, "200 tokens, at 200 a request");
+        let mut new = policy();
+        assert!(new.import_state(&old.export_state()));
+        assert_eq!(new.ahead(&view), 1.0);
+        let mut bytes = old.export_state();
+        bytes[16..24].copy_from_slice(&f64::NAN.to_le_bytes());
+        assert!(!policy().import_state(&bytes), "a mean that is none");
     }
 
     #[test]
