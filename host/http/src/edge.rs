@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluice_core::{Failure, FailureKind};
 use sluice_engine::handle::PoolHandle;
-use sluice_telemetry::Metrics;
+use sluice_telemetry::{Metrics, Timeout};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -81,6 +81,12 @@ impl Edge {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.live.is_closing()
+    }
+
+    /// The error for a request that got no answer in its time.
+    pub(crate) fn late(&self, what: Timeout) -> ApiError {
+        self.parts.metrics.edge.timed_out(what);
+        ApiError::timed_out(what)
     }
 
     /// Does what a body's length makes slow. With a large one it waits until somebody is free, and works on a blocking

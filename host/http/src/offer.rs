@@ -17,10 +17,14 @@ use crate::prepare::{Prepared, PreparedPrompt};
 use crate::request_id::RequestName;
 use crate::watch::Watch;
 
-/// Who asks, and by which name.
+/// Who asks, by which name and since when.
 pub(crate) struct Asker {
     pub(crate) caller: Caller,
     pub(crate) name: RequestName,
+    /// When the request's line and headers were there: its body and what is made of it take of its time.
+    pub(crate) arrival: Nanos,
+    /// Runs since then.
+    pub(crate) watch: Watch,
 }
 
 /// A request that is being answered.
@@ -39,6 +43,13 @@ struct Own {
     sink: Sender,
 }
 
+impl Asker {
+    /// Whose request has just arrived.
+    pub(crate) fn new(edge: &Edge, caller: Caller, name: RequestName) -> Self {
+        Self { caller, name, arrival: edge.parts.pool.now(), watch: Watch::new(edge.config.answers) }
+    }
+}
+
 impl Edge {
     /// Hands a request to the engine, and waits until it is decided whether it is answered.
     pub(crate) async fn offer(
@@ -49,18 +60,17 @@ impl Edge {
     ) -> Result<Offered, ApiError> {
         let choices = prepared.prompts.len() as u64 * u64::from(prepared.parameters.choices());
         let first = self.next_id.fetch_add(choices, Ordering::Relaxed);
-        let arrival = self.parts.pool.now();
         let mut requests = Vec::new();
         let mut answers = Vec::new();
         for (id, (prompt, choice)) in (first..).map(RequestId).zip(places(&prepared)) {
             let (sink, answer) = self.answer(id, &prepared, prompt)?;
-            let own = Own { id, seed: self.seed(id, &prepared, choice), arrival, sink };
+            let own = Own { id, seed: self.seed(id, &prepared, choice), arrival: asker.arrival, sink };
             requests.push(request(own, &asker.caller, &prepared, prompt));
             answers.push(answer);
         }
         let logprobs = self.logprobs(endpoint, &prepared);
         // Made before the offer: from here on, whatever happens, the request is followed to its end or cancelled.
-        let mut answers = self.answers(asker, &prepared, answers, arrival);
+        let mut answers = self.answers(asker, &prepared, answers);
         self.parts.pool.offer_all(requests).map_err(|_| answers.fail(ApiError::stopped()))?;
         answers.begin().await?;
         Ok(Offered { answers, header: self.header(endpoint, first), logprobs })
@@ -98,19 +108,19 @@ impl Edge {
         Ok((sender, answer))
     }
 
-    fn answers(&self, asker: Asker, prepared: &Prepared, choices: Vec<Answer>, arrival: Nanos) -> Answers {
+    fn answers(&self, asker: Asker, prepared: &Prepared, choices: Vec<Answer>) -> Answers {
         let tokens = |prompt: &PreparedPrompt| u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let asked = Asked {
             name: asker.name,
             tenant: asker.caller.key_name(),
             pool: self.parts.pool.clone(),
             metrics: Arc::clone(&self.parts.metrics),
-            arrival,
+            arrival: asker.arrival,
             prompt_tokens: prepared.prompts.iter().map(tokens).fold(0, u32::saturating_add),
             n: prepared.parameters.choices() as usize,
         };
         let _counted = self.parts.metrics.edge.answer();
-        Answers { asked, choices, watch: Watch::new(self.config.answers), first: None, closed: false, _counted }
+        Answers { asked, choices, watch: asker.watch, first: None, closed: false, _counted }
     }
 
     /// The first choice is the answer that would have come alone.

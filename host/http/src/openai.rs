@@ -59,7 +59,8 @@ async fn chat_completions(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    generate(edge, Endpoint::Chat, Asker { caller, name }, &headers, body).await
+    let asker = Asker::new(&edge, caller, name);
+    generate(edge, Endpoint::Chat, asker, &headers, body).await
 }
 
 async fn completions(
@@ -69,20 +70,21 @@ async fn completions(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    generate(edge, Endpoint::Completion, Asker { caller, name }, &headers, body).await
+    let asker = Asker::new(&edge, caller, name);
+    generate(edge, Endpoint::Completion, asker, &headers, body).await
 }
 
 async fn generate(
     edge: Arc<Edge>,
     endpoint: Endpoint,
-    asker: Asker,
+    mut asker: Asker,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body = read(&edge, headers, body).await?;
     let salt = asker.caller.salt.clone();
     let work = move |edge: &Edge, body: &[u8]| prepare(edge.parts.text.as_ref(), &edge.config, endpoint, body, &salt);
-    let prepared = edge.work(body, work).await?;
+    let preparing = async { edge.work(read(&edge, headers, body).await?, work).await };
+    let prepared = asker.watch.within(preparing).await.map_err(|what| edge.late(what))??;
     let (streaming, include_usage) = (prepared.parameters.stream, prepared.parameters.include_usage);
     let Offered { answers, header, logprobs } = edge.offer(endpoint, asker, prepared).await?;
     let until = Until(answers.watch.ends());

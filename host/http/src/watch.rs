@@ -1,6 +1,7 @@
 //! How long an answer may take: until its first token, between two, and in all.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -73,6 +74,22 @@ impl Watch {
         }
     }
 
+    /// What has to be done before anything can come.
+    pub(crate) async fn within<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Timeout> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            loop {
+                if let Due::Late(what) = ready!(self.poll(cx)) {
+                    return Poll::Ready(Err(what));
+                }
+            }
+        })
+        .await
+    }
+
     fn due(&mut self, now: Instant) -> Option<Due> {
         if now >= self.ends() {
             return Some(Due::Late(Timeout::Total));
@@ -100,9 +117,7 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
-    use tokio::time::advance;
+    use tokio::time::{advance, sleep};
 
     use super::*;
 
@@ -124,6 +139,15 @@ mod tests {
     async fn without_a_first_token_it_is_late() {
         let mut watch = Watch::new(LIMITS);
         assert_eq!(next(&mut watch).await, (Due::Late(Timeout::FirstToken), 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_before_takes_of_the_same_time() {
+        let mut watch = Watch::new(LIMITS);
+        let seconds = Duration::from_secs;
+        assert_eq!(watch.within(async { sleep(seconds(4)).await }).await, Ok(()));
+        assert_eq!(watch.within(sleep(seconds(7))).await, Err(Timeout::FirstToken));
+        assert_eq!(watch.began.elapsed(), seconds(10));
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,22 @@ async fn an_answer_that_does_not_begin_is_a_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reading_and_preparing_a_request_take_of_its_time() {
+    let mut server = Server::hurried(AnswerLimits { first_token: SOON, ..AnswerLimits::default() }).await;
+    let edge = std::sync::Arc::clone(&server.edge);
+    let all = u32::try_from(edge.preparations.available_permits()).unwrap();
+    let _nobody_is_free = edge.preparations.acquire_many(all).await.unwrap();
+    let broken_off = chat(BODY).replace("content-length: ", "content-length: 1");
+    let large = chat(&BODY.replace("hi", &"x".repeat(5_000)));
+    for request in [broken_off, large] {
+        let reply = rest(connect(server.address, &request).await).await;
+        assert_eq!((reply.status, reply.code().as_str()), (504, "first_token_timeout"));
+    }
+    assert!(counted(&server, "first_token").await);
+    assert!(server.is_quiet());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waited_in_the_queue_for_too_long_is_told_when_to_come_back() {
     let mut server = Server::start().await;
     for body in [BODY, STREAM] {
