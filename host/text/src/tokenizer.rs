@@ -1,6 +1,7 @@
 //! Text to tokens and back. Text from a client never becomes a special token.
 
 use std::borrow::Cow;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use tokenizers::{DecoderWrapper, NormalizerWrapper};
@@ -39,6 +40,12 @@ impl Tokenizer {
         if json.len() > MAX_TOKENIZER_BYTES {
             return Err(TokenizerError::TooLarge { bytes: json.len(), limit: MAX_TOKENIZER_BYTES });
         }
+        // The library panics on some damaged files, such as one whose decoder is no JSON.
+        let damaged = || TokenizerError::Malformed { reason: "it is damaged".to_owned() };
+        catch_unwind(|| Self::read(json)).unwrap_or_else(|_| Err(damaged()))
+    }
+
+    fn read(json: &[u8]) -> Result<Self, TokenizerError> {
         let malformed = |error: tokenizers::Error| TokenizerError::Malformed { reason: error.to_string() };
         let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
         inner.with_truncation(None).map_err(malformed)?;
@@ -359,7 +366,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_file_that_is_no_tokenizer_is_an_error() {
-        for json in ["", "{", "[]", "{\"version\": \"1.0\"}", "\u{0}"] {
+        let decoder = r#"{"version": "1.0", "decoder": {"type": "Fuse", broken}, "model": {}}"#;
+        for json in ["", "{", "[]", "{\"version\": \"1.0\"}", "\u{0}", decoder] {
             let error = Tokenizer::from_bytes(json.as_bytes()).unwrap_err();
             assert!(matches!(error, TokenizerError::Malformed { .. }), "{json:?}: {error}");
         }
