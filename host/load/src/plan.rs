@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use serde_json::{Map, Value};
 
-use crate::arguments::{BenchArguments, Form, LoadArguments};
+use crate::arguments::{BenchArguments, Form, LoadArguments, TargetArguments};
 use crate::arrivals::{Arrivals, seconds};
 use crate::drive::Pace;
 use crate::error::BenchError;
@@ -61,7 +61,7 @@ impl Plan {
             headers: headers(target.api_key.clone().or(environment_key), &target.header)?,
             ca_cert: target.ca_cert.clone(),
             manner: Manner { stream: !target.no_stream, timeout: seconds(target.timeout) },
-            extra_body: extra_body(target.extra_body.as_deref())?,
+            extra_body: extra_body(target)?,
             pace: Pace { cap: load.max_concurrency, until: duration.filter(|_| schedule.is_closed_loop()) },
             schedule,
             count: load.num_requests.or((!bounded).then_some(DEFAULT_REQUESTS)),
@@ -118,12 +118,20 @@ fn prompt_plan(arguments: &BenchArguments) -> Result<PromptPlan, BenchError> {
     }
 }
 
-fn extra_body(text: Option<&str>) -> Result<Map<String, Value>, BenchError> {
-    let Some(text) = text else { return Ok(Map::new()) };
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(BenchError::usage("--extra-body", "a JSON object is wanted")),
-        Err(error) => Err(BenchError::usage("--extra-body", error.to_string())),
+fn extra_body(target: &TargetArguments) -> Result<Map<String, Value>, BenchError> {
+    let Some(text) = &target.extra_body else { return Ok(Map::new()) };
+    let bad = |problem: String| BenchError::usage("--extra-body", problem);
+    let fields = match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return Err(bad("a JSON object is wanted".to_owned())),
+        Err(error) => return Err(bad(error.to_string())),
+    };
+    match fields.get("n").and_then(Value::as_u64) {
+        Some(n @ 2..) if !target.no_stream => Err(bad(format!(
+            "with an n of {n} a stream mixes {n} answers, and no time between its chunks is of any of them; take n away \
+             or give --no-stream"
+        ))),
+        _ => Ok(fields),
     }
 }
 

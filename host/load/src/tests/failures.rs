@@ -123,6 +123,7 @@ async fn what_contradicts_itself_is_a_usage_error() {
         ("--endpoint chat --prompt-form tokens".to_owned(), "--prompt-form: token ids are for"),
         ("--extra-body []".to_owned(), "--extra-body: a JSON object is wanted"),
         ("--extra-body {".to_owned(), "--extra-body: EOF"),
+        ("--extra-body {\"n\":2}".to_owned(), "--extra-body: with an n of 2 a stream mixes 2 answers"),
         ("--header x".to_owned(), "--header: NAME:VALUE"),
         ("--base-url nowhere".to_owned(), "--base-url: `nowhere`"),
         ("--trace /no/such.csv".to_owned(), "--trace /no/such.csv: "),

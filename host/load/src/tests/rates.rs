@@ -104,7 +104,9 @@ async fn an_answer_in_one_piece_has_no_first_token() {
             serde_json::json!({ "choices": [{ "text": "five of them", "finish_reason": "stop" }], "usage": usage });
         vec![Step::Wait(70), super::fake::whole(200, &answer)]
     });
-    let report = report(&fake, "--no-stream --max-concurrency 2 --num-requests 4 --goodput e2el:70").await;
+    let report =
+        report(&fake, "--no-stream --max-concurrency 2 --num-requests 4 --goodput e2el:70 --extra-body {\"n\":2}")
+            .await;
     check(
         &report,
         &[
@@ -115,7 +117,8 @@ async fn an_answer_in_one_piece_has_no_first_token() {
         ],
     );
     assert!(report["latency"]["ttft_ms"].is_null() && report["latency"]["tpot_ms"].is_null());
-    assert_eq!(fake.heard()[0].body["stream"], false);
+    let body = &fake.heard()[0].body;
+    assert_eq!((&body["stream"], &body["n"]), (&serde_json::json!(false), &serde_json::json!(2)));
 }
 
 /// Each byte as a piece of its own, with the lines ended in each way and comments between.

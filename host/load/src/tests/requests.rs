@@ -129,7 +129,7 @@ async fn what_an_extra_body_changes_is_not_held_against_the_server() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "a b\n").unwrap();
     let stream = Stream::of(1, 1, 9);
-    for (extra, failed) in [("{}", 2.0), (r#"{"max_tokens":20}"#, 0.0), (r#"{"max_tokens":null,"n":2}"#, 0.0)] {
+    for (extra, failed) in [("{}", 2.0), (r#"{"max_tokens":20}"#, 0.0), (r#"{"max_tokens":null,"n":1}"#, 0.0)] {
         let fake = Fake::new(move |_, body| stream.steps(body));
         let arguments =
             format!("--num-requests 2 --output-len 4 --prompts {} --extra-body {extra}", file.path().display());
