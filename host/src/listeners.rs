@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use sluice_control::Control;
 use sluice_http::{
-    Connections, Edge, EdgeLimits, Gate, Key, Keys, Phase, Scope, Tls, admin_router, openai_router, serve,
+    AdminParts, Connections, Edge, EdgeLimits, Gate, Key, Keys, Phase, Scope, Tls, admin_router, openai_router, serve,
 };
 use sluice_telemetry::EdgeMetrics;
 use tokio::net::{TcpListener, TcpSocket};
@@ -103,13 +103,15 @@ impl Listeners {
     ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.keys.follow(phase.clone()));
-        let routers = [openai_router(edge, self.gate.clone()), admin_router(control, self.limits, self.gate)];
-        let metrics = [Some(metrics.clone()), None];
+        let metrics = [metrics.clone(), metrics.of_time_outs()];
+        let [_, time_outs] = metrics.clone();
+        let admin = AdminParts { control, limits: self.limits, metrics: time_outs, seed: edge.name_seed() };
+        let routers = [openai_router(edge, self.gate.clone()), admin_router(admin, self.gate)];
         for ((listener, router), metrics) in [self.api, self.admin].into_iter().zip(routers).zip(metrics) {
             if let Some(tls) = listener.tls.clone() {
                 tasks.spawn(tls.follow(phase.clone()));
             }
-            let connections = Connections { limits: self.limits, tls: listener.tls, metrics };
+            let connections = Connections { limits: self.limits, tls: listener.tls, metrics: Some(metrics) };
             tasks.spawn(serve(listener.socket, router, connections, phase.clone()));
         }
         tasks

@@ -10,7 +10,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use axum::http::{HeaderMap, Method, StatusCode};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
@@ -18,14 +18,26 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_control::{Control, DeployError, DeployRequest, Deployment, RecordError, RollbackError};
 use sluice_core::{DeploymentClass, ReplicaId, Slot};
+use sluice_telemetry::EdgeMetrics;
 
 use crate::body::{self, Bodies};
 use crate::caller::Caller;
 use crate::config::EdgeLimits;
-use crate::error::ApiError;
+use crate::error::{ApiError, shown};
 use crate::gate::{Gate, Need};
 use crate::key::Scope;
+use crate::request_id::{RequestName, RequestNames, name_request};
 use crate::routes::{HeadLimits, Route, router};
+
+/// What the admin listener's router is made of.
+pub struct AdminParts {
+    pub control: Arc<Control>,
+    pub limits: EdgeLimits,
+    /// Of what took too long.
+    pub metrics: EdgeMetrics,
+    /// Makes the names of requests differ from another process's.
+    pub seed: u64,
+}
 
 #[derive(Clone)]
 pub(crate) struct Admin {
@@ -48,11 +60,15 @@ struct RecordQuery {
     replica: Option<u32>,
 }
 
-pub fn admin_router(control: Arc<Control>, limits: EdgeLimits, gate: Gate) -> Router {
-    let components = Bodies::new(limits.component_bytes, limits.bodies_bytes, limits.body_time);
+pub fn admin_router(parts: AdminParts, gate: Gate) -> Router {
+    let AdminParts { control, limits, metrics, seed } = parts;
+    let components = Bodies::new(limits.component_bytes, limits.bodies_bytes, limits.body_time).counted(metrics);
+    let names = Arc::new(RequestNames::new("adm", seed));
     // A configuration travels in the query.
     let head = HeadLimits::of(&limits).any_uri();
-    router(routes(), gate, head).with_state(Admin { control, components })
+    // Outermost, as for the other listener: what is refused at the gate is named and logged too.
+    let router = router(routes(), gate, head).layer(from_fn(log_refusal));
+    router.layer(from_fn_with_state(names, name_request)).with_state(Admin { control, components })
 }
 
 pub(crate) fn routes() -> Vec<Route<Admin>> {
@@ -128,6 +144,16 @@ async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiEr
         return Err(ApiError::new(StatusCode::FORBIDDEN, "cross_origin", message));
     }
     Ok(next.run(request).await)
+}
+
+async fn log_refusal(Extension(name): Extension<RequestName>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), shown(request.uri().path()));
+    let response = next.run(request).await;
+    if !response.status().is_success() {
+        let status = response.status().as_u16();
+        tracing::warn!(request_id = %name, %method, path, status, "an admin request was refused");
+    }
+    response
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {

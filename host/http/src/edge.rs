@@ -37,7 +37,7 @@ pub struct Edge {
     pub(crate) preparations: Arc<Semaphore>,
     pub(crate) live: Arc<Live>,
     pub(crate) wakes: Wakes,
-    pub(crate) names: RequestNames,
+    pub(crate) names: Arc<RequestNames>,
     pub(crate) next_id: AtomicU64,
 }
 
@@ -56,7 +56,7 @@ impl Edge {
             preparations: Arc::new(Semaphore::new(limits.preparations.clamp(1, Semaphore::MAX_PERMITS))),
             live: Arc::default(),
             wakes: Wakes::start(),
-            names: RequestNames::new(seed),
+            names: Arc::new(RequestNames::new("req", seed)),
             next_id: AtomicU64::new(1),
         })
     }
@@ -77,6 +77,11 @@ impl Edge {
         self.live.fail_all(&Failure::new(FailureKind::Stopping, "the server is shutting down"));
         // Whoever does not read is left behind.
         let _left_behind = timeout(flush, self.live.empty()).await;
+    }
+
+    /// Makes what this process names differ from what another one does.
+    pub fn name_seed(&self) -> u64 {
+        self.config.seed
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -46,7 +46,7 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
-pub use admin::admin_router;
+pub use admin::{AdminParts, admin_router};
 pub use config::{AnswerLimits, EdgeConfig, EdgeLimits, ModelCard, SamplingDefaults};
 pub use edge::{Edge, EdgeParts};
 pub use gate::{Gate, NotPublic};

@@ -31,7 +31,7 @@ use crate::{stream, whole};
 pub fn openai_router(edge: Arc<Edge>, gate: Gate) -> Router {
     let head = HeadLimits::of(&edge.config.limits);
     // Outermost: what is refused at the gate has a name too.
-    let named = from_fn_with_state(Arc::clone(&edge), name_request);
+    let named = from_fn_with_state(Arc::clone(&edge.names), name_request);
     router(routes(), gate, head).layer(named).with_state(edge)
 }
 

@@ -9,14 +9,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::edge::Edge;
-
 /// Stands in the extensions of every request. Visible ASCII.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct RequestName(HeaderValue);
 
 /// Makes names that no other process makes.
 pub(crate) struct RequestNames {
+    /// Differs between the listeners of a process.
+    prefix: &'static str,
     seed: u64,
     next: AtomicU64,
 }
@@ -25,8 +25,8 @@ const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_BYTES: usize = 128;
 
 impl RequestNames {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, next: AtomicU64::new(1) }
+    pub(crate) fn new(prefix: &'static str, seed: u64) -> Self {
+        Self { prefix, seed, next: AtomicU64::new(1) }
     }
 
     /// A name that is too long, or could do something to a log, is not the client's to choose.
@@ -40,7 +40,7 @@ impl RequestNames {
 
     fn own(&self) -> HeaderValue {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("req-{:016x}{number:016x}", self.seed);
+        let name = format!("{}-{:016x}{number:016x}", self.prefix, self.seed);
         HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("req"))
     }
 }
@@ -52,8 +52,8 @@ impl fmt::Display for RequestName {
 }
 
 /// Every response has its request's name, errors too.
-pub(crate) async fn name_request(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
-    let name = edge.names.name(request.headers());
+pub(crate) async fn name_request(State(names): State<Arc<RequestNames>>, mut request: Request, next: Next) -> Response {
+    let name = names.name(request.headers());
     request.extensions_mut().insert(name.clone());
     let mut response = next.run(request).await;
     response.headers_mut().insert(HEADER, name.0);
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_name_is_the_clients_if_it_is_short_and_visible() {
-        let names = RequestNames::new(0xabc);
+        let names = RequestNames::new("req", 0xabc);
         let name = |sent: Option<&[u8]>| {
             let headers = sent.map(|sent| (HEADER, HeaderValue::from_bytes(sent).unwrap()));
             names.name(&headers.into_iter().collect()).to_string()

@@ -6,7 +6,8 @@ use crate::make::Maker;
 
 #[derive(Clone)]
 pub struct EdgeMetrics {
-    connections: IntGauge,
+    /// `None` for a listener whose connections are not those that are shown.
+    connections: Option<IntGauge>,
     answers: IntGauge,
     /// In the order of `Timeout::ALL`.
     timeouts: [IntCounter; Timeout::ALL.len()],
@@ -41,17 +42,23 @@ impl EdgeMetrics {
         let timeouts = make.counters("sluice_timeouts_total", help, &["kind"])?;
         Ok(Self {
             timeouts: Timeout::ALL.map(|kind| timeouts.with_label_values(&[kind.as_str()])),
-            connections: make.gauge("sluice_http_connections", "Open connections of the OpenAI listener.")?,
+            connections: Some(make.gauge("sluice_http_connections", "Open connections of the OpenAI listener.")?),
             answers: make.gauge("sluice_http_answers_in_progress", "Answers that are being made, streaming or not.")?,
         })
+    }
+
+    /// For another listener than OpenAI's: what took too long there counts, its connections do not.
+    #[must_use]
+    pub fn of_time_outs(&self) -> Self {
+        Self { connections: None, ..self.clone() }
     }
 
     pub fn timed_out(&self, what: Timeout) {
         self.timeouts[what as usize].inc();
     }
 
-    pub fn connection(&self) -> Counted {
-        Counted::new(&self.connections)
+    pub fn connection(&self) -> Option<Counted> {
+        self.connections.as_ref().map(Counted::new)
     }
 
     pub fn answer(&self) -> Counted {

@@ -7,11 +7,13 @@ use sluice_control::{Control, ControlLimits, ControlParts};
 use sluice_core::{DeploymentClass, LoadError, LoadedPolicy, PolicyLoader};
 use sluice_engine::order::{Seats, Stopped};
 use sluice_engine::recorder::HostVersions;
+use sluice_telemetry::EdgeMetrics;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::client::{get, post, send};
-use crate::admin::admin_router;
+use super::client::{connect, get, post, rest, send};
+use super::engine::metrics;
+use crate::admin::{AdminParts, admin_router};
 use crate::config::EdgeLimits;
 use crate::gate::Gate;
 use crate::serve::{Connections, Phase, serve};
@@ -25,6 +27,10 @@ impl PolicyLoader for NoLoader {
 }
 
 pub(super) async fn start(limits: EdgeLimits, gate: Gate) -> (SocketAddr, watch::Sender<Phase>) {
+    counted(limits, gate, &metrics().edge).await
+}
+
+async fn counted(limits: EdgeLimits, gate: Gate, metrics: &EdgeMetrics) -> (SocketAddr, watch::Sender<Phase>) {
     let control = Control::new(ControlParts {
         loader: Arc::new(NoLoader),
         clock: Arc::new(|| 7),
@@ -40,8 +46,10 @@ pub(super) async fn start(limits: EdgeLimits, gate: Gate) -> (SocketAddr, watch:
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (phase, phases) = watch::channel(Phase::Serving);
-    let router = admin_router(Arc::new(control), limits, gate);
-    tokio::spawn(serve(listener, router, Connections { limits, tls: None, metrics: None }, phases));
+    let metrics = metrics.of_time_outs();
+    let parts = AdminParts { control: Arc::new(control), limits, metrics: metrics.clone(), seed: 0xabc };
+    let router = admin_router(parts, gate);
+    tokio::spawn(serve(listener, router, Connections { limits, tls: None, metrics: Some(metrics) }, phases));
     (address, phase)
 }
 
@@ -80,4 +88,31 @@ async fn every_route_and_its_errors() {
     let history = send(address, &get("/admin/history")).await.json();
     assert_eq!(history["entries"][0]["outcome"], "refused");
     assert_eq!(send(address, &get("/admin/health")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_late_is_counted_and_whatever_is_asked_has_a_name() {
+    let metrics = metrics();
+    let brief = std::time::Duration::from_millis(200);
+    let limits = EdgeLimits { header_time: brief, body_time: brief, ..EdgeLimits::default() };
+    let (address, _phase) = counted(limits, Gate::open(), &metrics.edge).await;
+    let unfinished = post("/admin/policies", "application/wasm", "x").replace("content-length: 1", "content-length: 2");
+    for (request, code) in [("GET /admin/health", "header_timeout"), (&unfinished, "body_timeout")] {
+        let reply = rest(connect(address, request).await).await;
+        assert_eq!((reply.status, reply.code().as_str()), (408, code));
+    }
+    let scraped = metrics.scrape().unwrap();
+    for line in [
+        r#"sluice_timeouts_total{kind="header"} 1"#,
+        r#"sluice_timeouts_total{kind="body"} 1"#,
+        "sluice_http_connections 0",
+    ] {
+        assert!(scraped.contains(line), "{line} is not in {scraped}");
+    }
+    for path in ["/admin/health", "/admin/nothing"] {
+        let reply = send(address, &get(path)).await;
+        assert!(reply.header("x-request-id").is_some_and(|name| name.starts_with("adm-0000000000000abc")), "{path}");
+        let named = get(path).replace("host: x", "host: x\r\nx-request-id: mine");
+        assert_eq!(send(address, &named).await.header("x-request-id"), Some("mine"));
+    }
 }

@@ -127,12 +127,7 @@ pub(super) async fn start(config: EdgeConfig, pool: PoolHandle) -> (SocketAddr, 
     listen(config, pool, Gate::open(), None).await
 }
 
-async fn listen(
-    config: EdgeConfig,
-    pool: PoolHandle,
-    gate: Gate,
-    tls: Option<Tls>,
-) -> (SocketAddr, Arc<Edge>, watch::Sender<Phase>) {
+pub(super) fn metrics() -> Arc<Metrics> {
     let metrics = Metrics::new(&MetricsOptions {
         replicas: 1,
         limits: EngineLimits::default(),
@@ -141,7 +136,16 @@ async fn listen(
         compat: None,
         clock: Arc::new(Still),
     });
-    let metrics = Arc::new(metrics.unwrap());
+    Arc::new(metrics.unwrap())
+}
+
+async fn listen(
+    config: EdgeConfig,
+    pool: PoolHandle,
+    gate: Gate,
+    tls: Option<Tls>,
+) -> (SocketAddr, Arc<Edge>, watch::Sender<Phase>) {
+    let metrics = metrics();
     let limits = config.limits;
     let parts = EdgeParts {
         pool,
