@@ -95,7 +95,8 @@ pub(crate) struct LoadArguments {
     /// Requests that are sent and answered before the load begins, and measured nowhere.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) num_warmups: u32,
-    /// Seconds at the beginning of the load whose requests are sent and left out of the figures.
+    /// Seconds at the beginning of the load whose requests are sent and left out of the figures. Tokens a second and
+    /// concurrency are of all that goes on after them.
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = not_negative)]
     pub(crate) warmup_seconds: f64,
     /// The same seed sends the same requests at the same times.

@@ -39,10 +39,14 @@ pub(crate) fn table(report: &Report<'_>, url: &str) -> String {
     if let Some(goodput) = &report.goodput {
         let goals: Vec<String> = goodput.goals.iter().map(ToString::to_string).collect();
         let share = goodput.ratio * 100.0;
-        let (within, offered) = (goodput.within, goodput.offered);
+        let (within, offered, undecided) = (goodput.within, goodput.offered, some(goodput.undecided, "undecided"));
         lines.add(
             "goodput",
-            format!("{share:.2} % ({within} of {offered}), {:.3}/s: {}", goodput.per_second, goals.join(", ")),
+            format!(
+                "{share:.2} % ({within} of {offered}{undecided}), {:.3}/s: {}",
+                goodput.per_second,
+                goals.join(", ")
+            ),
         );
     }
     latencies(&mut lines, report);
