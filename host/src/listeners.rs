@@ -59,6 +59,8 @@ pub struct ServerError {
     reason: std::io::Error,
 }
 
+/// Of the admin listener.
+const ADMIN_CONNECTIONS: usize = 32;
 /// Connections that wait to be accepted: a burst beyond it is refused, and each comes again only after a second.
 const BACKLOG: u32 = 4096;
 
@@ -78,7 +80,7 @@ impl Listeners {
             },
             keys,
             gate,
-            limits: config.connections,
+            limits: config.connections.within_open_files(),
         };
         listeners.warn_if_open(config);
         Ok(listeners)
@@ -103,15 +105,17 @@ impl Listeners {
     ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.keys.follow(phase.clone()));
-        let metrics = [metrics.clone(), metrics.of_time_outs()];
-        let [_, time_outs] = metrics.clone();
-        let admin = AdminParts { control, limits: self.limits, metrics: time_outs, seed: edge.name_seed() };
-        let routers = [openai_router(edge, self.gate.clone()), admin_router(admin, self.gate)];
-        for ((listener, router), metrics) in [self.api, self.admin].into_iter().zip(routers).zip(metrics) {
+        let time_outs = metrics.of_time_outs();
+        let parts = AdminParts { control, limits: self.limits, metrics: time_outs.clone(), seed: edge.name_seed() };
+        let (api, admin) = (openai_router(edge, self.gate.clone()), admin_router(parts, self.gate));
+        // An operator needs few, and gets them however many clients there are.
+        let few = EdgeLimits { connections: self.limits.connections.min(ADMIN_CONNECTIONS), ..self.limits };
+        let listeners = [(self.api, api, self.limits, metrics.clone()), (self.admin, admin, few, time_outs)];
+        for (listener, router, limits, metrics) in listeners {
             if let Some(tls) = listener.tls.clone() {
                 tasks.spawn(tls.follow(phase.clone()));
             }
-            let connections = Connections { limits: self.limits, tls: listener.tls, metrics: Some(metrics) };
+            let connections = Connections { limits, tls: listener.tls, metrics: Some(metrics) };
             tasks.spawn(serve(listener.socket, router, connections, phase.clone()));
         }
         tasks

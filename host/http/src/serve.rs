@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::EdgeLimits;
 use crate::connection::{linger, say, speak};
+use crate::episode::Episode;
 use crate::error::ApiError;
 use crate::pace::{Pace, Paced};
 use crate::tls::Tls;
@@ -39,6 +40,12 @@ pub struct Connections {
     pub metrics: Option<EdgeMetrics>,
 }
 
+/// What the log is told once, however often it happens.
+#[derive(Default)]
+struct Troubles {
+    failed: Episode,
+}
+
 /// After a failure to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What the kernel takes beyond what is on its way to the client. Else it takes megabytes, and then nothing until a third
@@ -52,11 +59,12 @@ pub async fn serve(listener: TcpListener, router: Router, taken: Connections, mu
     let room = Arc::new(Semaphore::new(taken.limits.connections.min(Semaphore::MAX_PERMITS)));
     let taken = Arc::new(taken);
     let mut connections = JoinSet::new();
+    let mut troubles = Troubles::default();
     loop {
         let (permit, stream) = tokio::select! {
             biased;
             () = reached(&mut phase, Phase::Closing) => break,
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&listener, &room, &mut troubles) => accepted,
         };
         let (taken, router, phase) = (Arc::clone(&taken), router.clone(), phase.clone());
         connections.spawn(async move {
@@ -78,14 +86,20 @@ pub async fn serve(listener: TcpListener, router: Router, taken: Connections, mu
 }
 
 /// A connection beyond the bound waits in the listener's backlog.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, TcpStream) {
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+    troubles: &mut Troubles,
+) -> (Option<OwnedSemaphorePermit>, TcpStream) {
     // The semaphore is never closed.
     let permit = Arc::clone(room).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return (permit, stream),
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if troubles.failed.begins() {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
