@@ -43,6 +43,7 @@ pub struct Connections {
 /// What the log is told once, however often it happens.
 #[derive(Default)]
 struct Troubles {
+    full: Episode,
     failed: Episode,
 }
 
@@ -91,6 +92,10 @@ async fn accept(
     room: &Arc<Semaphore>,
     troubles: &mut Troubles,
 ) -> (Option<OwnedSemaphorePermit>, TcpStream) {
+    if room.available_permits() == 0 && troubles.full.begins() {
+        let address = listener.local_addr().ok();
+        tracing::warn!(?address, "there are as many connections as may be: more of them wait until one ends");
+    }
     // The semaphore is never closed.
     let permit = Arc::clone(room).acquire_owned().await.ok();
     loop {
