@@ -172,7 +172,7 @@ impl Answers {
 impl Drop for Answers {
     fn drop(&mut self) {
         if !self.closed {
-            self.close("request aborted", "the client left");
+            self.close("request aborted", "the connection ended");
         }
     }
 }

@@ -71,8 +71,8 @@ pub async fn serve(listener: TcpListener, router: Router, taken: Connections, mu
         connections.spawn(async move {
             let _counted = taken.metrics.as_ref().map(EdgeMetrics::connection);
             let expired = taken.connection(stream, router, phase).await;
-            if let (Some(metrics), Some(expired)) = (&taken.metrics, expired) {
-                metrics.timed_out(expired);
+            if let Some(expired) = expired {
+                taken.timed_out(expired);
             }
             drop(permit);
         });
@@ -112,6 +112,16 @@ async fn accept(
 }
 
 impl Connections {
+    fn timed_out(&self, what: Timeout) {
+        if let Some(metrics) = &self.metrics {
+            metrics.timed_out(what);
+        }
+        // That connections go which nobody uses is no news.
+        if what != Timeout::Idle {
+            tracing::info!(timeout = what.as_str(), "a connection was ended, since its client took too long");
+        }
+    }
+
     /// What took too long, if it was that which ended the connection.
     async fn connection(&self, stream: TcpStream, router: Router, phase: watch::Receiver<Phase>) -> Option<Timeout> {
         if let Err(error) = hurry(&stream) {
