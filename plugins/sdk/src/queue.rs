@@ -25,7 +25,7 @@ config! {
 
 /// Lengths of answers are not known when a queue is measured, and where few are served in the bound their mean is far
 /// from the next ones'. So a queue is full before the bound: at this share of it.
-const FULL: f64 = 0.6;
+const FULL: f64 = 0.55;
 
 /// All bounds hold; a queue that is empty takes any one request, so that no prompt is refused for ever.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,7 +63,7 @@ impl QueueBound {
             return None;
         }
         let tokens = pool.queued_tokens.saturating_add(view.request.prompt_tokens.into());
-        let wait = self.service.seconds(ahead + held_back(view)).max(own_wait(view));
+        let wait = self.wait(view, ahead, share);
         let reason = if f64::from(pool.queued_requests) >= f64::from(self.config.max_requests) * share {
             format!("the queue holds {} requests, its bound", pool.queued_requests)
         } else if tokens as f64 > self.config.max_tokens as f64 * share {
@@ -74,6 +74,14 @@ impl QueueBound {
             return None;
         };
         Some(Rejection::busy(reason, self.retry_after(view)))
+    }
+
+    /// How long it can be expected to wait, in seconds, as far as anything shows it.
+    fn wait(&self, view: &ArrivalView, ahead: f64, share: f64) -> f64 {
+        if !self.service.is_measured() && f64::from(view.pool.queued_requests) < CROWD * share {
+            return own_wait(view);
+        }
+        self.service.seconds(ahead + held_back(view)).max(own_wait(view))
     }
 
     /// Until half of what waits has completed at the present rate; at least a second, for a rate that is not known
@@ -113,10 +121,17 @@ fn own_wait(view: &ArrivalView) -> f64 {
     own.and_then(|flow| flow.head_wait).unwrap_or(0) as f64 / SECOND as f64
 }
 
-/// How many requests may wait before anything was served: whoever starts a server may send it a crowd at once.
-const CROWD: f64 = 64.0;
-/// The weight of that assumption, in completions: what nobody has seen is soon forgotten.
-const ASSUMED: f64 = 0.25;
+/// How many requests may wait while nobody knows how fast they are served: whoever has a server to himself may send it
+/// a crowd at once.
+const CROWD: f64 = 128.0;
+/// What shows in less time than this, in seconds, is no rate: answers come in batches.
+const SHORTEST_MEASURE: f64 = 0.25;
+/// At first so many are taken to be served within the bound, as if that had been seen for so many seconds. Where much
+/// is asked and little is served, what comes in before anything is known waits for longest, so it is little.
+const ASSUMED: f64 = 64.0;
+const ASSUMED_SECONDS: f64 = 0.1;
+/// A rate is forgotten when nobody has waited for so long: what is asked then may be other work.
+const FORGOTTEN_AFTER: Nanos = 5 * SECOND;
 /// What was seen in so much time counts; what lies further back counts half, and half of that again.
 const MEMORY_SECONDS: f64 = 20.0;
 
@@ -126,18 +141,22 @@ const MEMORY_SECONDS: f64 = 20.0;
 struct ServiceRate {
     served: f64,
     seconds: f64,
+    /// What is taken to be served in a second before anything is known.
+    assumed: f64,
     /// Completions since the last look.
     completed: u32,
     /// The last look, if somebody waited then.
     since: Option<Nanos>,
+    /// The last look at which somebody waited.
+    waited: Nanos,
 }
 
 impl ServiceRate {
-    /// Assumes at first that a crowd is served in so many seconds. The longer nothing completes, the less of it is
-    /// believed.
+    /// The longer nothing completes, the less is believed of what is assumed.
     fn new(seconds: f64) -> Self {
-        let assumed = if seconds > 0.0 { seconds } else { 1.0 };
-        Self { served: ASSUMED, seconds: ASSUMED * assumed / CROWD, completed: 0, since: None }
+        let assumed = ASSUMED / if seconds > 0.0 { seconds } else { 1.0 };
+        let (served, seconds) = (assumed * ASSUMED_SECONDS, ASSUMED_SECONDS);
+        Self { served, seconds, assumed, completed: 0, since: None, waited: 0 }
     }
 
     fn watch(&mut self, view: &ArrivalView) {
@@ -152,6 +171,15 @@ impl ServiceRate {
             }
         }
         self.since = waiting.then_some(view.now);
+        if waiting {
+            self.waited = view.now;
+        } else if view.now.saturating_sub(self.waited) > FORGOTTEN_AFTER {
+            (self.served, self.seconds) = (self.assumed * ASSUMED_SECONDS, ASSUMED_SECONDS);
+        }
+    }
+
+    fn is_measured(&self) -> bool {
+        self.seconds >= ASSUMED_SECONDS + SHORTEST_MEASURE
     }
 
     /// How long it takes to serve so many.
@@ -242,7 +270,7 @@ mod tests {
     #[test]
     fn the_wait_is_what_waits_over_the_rate_at_which_it_is_served() {
         let bound = after(100, 10);
-        assert!(bound.refuse(&view(0, 115)).is_none());
+        assert!(bound.refuse(&view(0, 105)).is_none());
         let refused = bound.refuse(&view(0, 125)).unwrap();
         assert!(refused.reason.contains("about 12 s"), "{}", refused.reason);
     }
@@ -259,12 +287,34 @@ mod tests {
     fn before_anything_was_served_a_crowd_may_wait_and_the_longer_nothing_is_the_fewer() {
         let mut bound = bound(20.0);
         bound.watch(&view(0, 0));
-        assert!(bound.refuse(&view(0, 64)).is_none());
-        assert!(bound.refuse(&view(0, 65)).is_some());
+        assert!(bound.refuse(&view(0, 127)).is_none());
+        assert!(bound.refuse(&view(0, 128)).is_some());
         bound.watch(&view(SECOND, 9));
         bound.watch(&view(3 * SECOND, 9));
-        assert!(bound.refuse(&view(3 * SECOND, 1)).is_none());
-        assert!(bound.refuse(&view(3 * SECOND, 2)).is_some());
+        assert!(bound.refuse(&view(3 * SECOND, 3)).is_none());
+        assert!(bound.refuse(&view(3 * SECOND, 4)).is_some());
+    }
+
+    #[test]
+    fn a_crowd_that_has_hardly_waited_shows_nothing_of_how_long_it_will() {
+        let mut bound = bound(20.0);
+        for step in 0..100 {
+            let mut view = view(u64::from(step) * SECOND / 500, step);
+            // Nothing has completed yet, and the replica has not said yet what it runs.
+            view.pool.in_flight_requests = 100;
+            bound.watch(&view);
+            assert!(bound.refuse(&view).is_none(), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_forgotten_when_nobody_has_waited_for_a_while() {
+        let mut bound = after(100, 1);
+        assert!(bound.refuse(&view(0, 60)).is_some());
+        bound.watch(&view(104 * SECOND, 0));
+        assert!(bound.refuse(&view(0, 60)).is_some(), "a pause is no news");
+        bound.watch(&view(106 * SECOND, 0));
+        assert!(bound.refuse(&view(0, 60)).is_none());
     }
 
     #[test]
