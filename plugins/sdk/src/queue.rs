@@ -147,8 +147,8 @@ struct ServiceRate {
     completed: u32,
     /// The last look, if somebody waited then.
     since: Option<Nanos>,
-    /// The last look at which somebody waited.
-    waited: Nanos,
+    /// The last look at which somebody waited, or the first of all.
+    waited: Option<Nanos>,
 }
 
 impl ServiceRate {
@@ -156,7 +156,7 @@ impl ServiceRate {
     fn new(seconds: f64) -> Self {
         let assumed = ASSUMED / if seconds > 0.0 { seconds } else { 1.0 };
         let (served, seconds) = (assumed * ASSUMED_SECONDS, ASSUMED_SECONDS);
-        Self { served, seconds, assumed, completed: 0, since: None, waited: 0 }
+        Self { served, seconds, assumed, completed: 0, since: None, waited: None }
     }
 
     fn watch(&mut self, view: &ArrivalView) {
@@ -172,8 +172,8 @@ impl ServiceRate {
         }
         self.since = waiting.then_some(view.now);
         if waiting {
-            self.waited = view.now;
-        } else if view.now.saturating_sub(self.waited) > FORGOTTEN_AFTER {
+            self.waited = Some(view.now);
+        } else if view.now.saturating_sub(*self.waited.get_or_insert(view.now)) > FORGOTTEN_AFTER {
             (self.served, self.seconds) = (self.assumed * ASSUMED_SECONDS, ASSUMED_SECONDS);
         }
     }
@@ -382,6 +382,7 @@ mod tests {
         let bytes = state.finish();
         let mut new = bound(20.0);
         assert!(new.import(&mut Reader::new(&bytes)).is_some());
+        new.watch(&view(400 * SECOND, 0));
         assert!(new.refuse(&view(0, 17)).is_some());
         let bad = [f64::NAN.to_le_bytes(), 1.0_f64.to_le_bytes()].concat();
         assert!(bound(20.0).import(&mut Reader::new(&bad)).is_none());
