@@ -1,4 +1,5 @@
-//! The central queue: one flow per tenant, within a flow by priority and then by arrival.
+//! The central queue: one flow per tenant, within a flow by priority and then by arrival, but for whoever has waited
+//! beyond all patience: every other turn is theirs.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,7 +16,9 @@ type Place = (Reverse<i32>, Nanos, RequestId);
 struct Flow {
     waiting: BTreeMap<Place, Arc<Admitted>>,
     /// Those that wait, by when they came into the queue.
-    by_age: BTreeSet<(Nanos, RequestId)>,
+    by_age: BTreeMap<(Nanos, RequestId), Place>,
+    /// The last one that was sent went before one that is more urgent: now that one's turn has come.
+    overtook: bool,
     /// When something of it was last sent.
     last_sent: Nanos,
     queued_tokens: u64,
@@ -27,8 +30,9 @@ struct Flow {
 /// How many tenants' served tokens are remembered while they are away.
 pub(crate) const MAX_IDLE_FLOWS: usize = 4096;
 
-#[derive(Default)]
 pub(crate) struct Flows {
+    /// Whoever waits longer need not be the most urgent any more.
+    patience: Nanos,
     flows: BTreeMap<u64, Flow>,
     places: HashMap<RequestId, (u64, Place)>,
     by_age: BTreeMap<(Nanos, RequestId), u64>,
@@ -38,6 +42,17 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
+    pub(crate) fn new(patience: Nanos) -> Self {
+        Self {
+            patience,
+            flows: BTreeMap::new(),
+            places: HashMap::new(),
+            by_age: BTreeMap::new(),
+            unserved: BTreeSet::new(),
+            queued_tokens: 0,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
@@ -54,7 +69,7 @@ impl Flows {
         self.forget_idle();
         let request = &admitted.request;
         let tenant = request.tenant.0;
-        let place = (Reverse(admitted.priority), request.arrival, request.id);
+        let place = place_of(&admitted);
         let tokens = u64::from(request.prompt_tokens());
         let age = (admitted.queued, request.id);
         self.queued_tokens += tokens;
@@ -64,7 +79,7 @@ impl Flows {
         self.change(tenant, |flow| {
             flow.weight = admitted.request.tenant_weight;
             flow.queued_tokens += tokens;
-            flow.by_age.insert(age);
+            flow.by_age.insert(age, place);
             flow.waiting.insert(place, admitted);
         });
     }
@@ -84,8 +99,9 @@ impl Flows {
         Some(admitted)
     }
 
-    pub(crate) fn head(&self, tenant: u64) -> Option<&Arc<Admitted>> {
-        Some(self.flows.get(&tenant)?.waiting.first_key_value()?.1)
+    /// Who of this tenant is served next.
+    pub(crate) fn head(&self, tenant: u64, now: Nanos) -> Option<&Arc<Admitted>> {
+        self.flows.get(&tenant)?.head(self.patience, now)
     }
 
     /// Tenants of whom something waits, in a fixed order.
@@ -102,12 +118,15 @@ impl Flows {
     /// Of the flow that has not been served for longest though something of it waits: since when, and its oldest.
     pub(crate) fn longest_unserved(&self) -> Option<(Nanos, &Arc<Admitted>)> {
         let (since, tenant) = self.unserved.first()?;
-        let (_, id) = self.flows.get(tenant)?.by_age.first()?;
+        let (_, id) = self.flows.get(tenant)?.by_age.first_key_value()?.0;
         Some((*since, self.get(*id)?))
     }
 
-    pub(crate) fn sent(&mut self, tenant: u64, now: Nanos) {
-        self.change(tenant, |flow| {
+    /// It has left the queue for a replica.
+    pub(crate) fn sent(&mut self, admitted: &Admitted, now: Nanos) {
+        let place = place_of(admitted);
+        self.change(admitted.request.tenant.0, |flow| {
+            flow.overtook = flow.waiting.first_key_value().is_some_and(|(first, _)| *first < place);
             flow.in_flight += 1;
             flow.last_sent = now;
         });
@@ -126,7 +145,7 @@ impl Flows {
         table.clear();
         for (&tenant, flow) in &self.flows {
             if !flow.waiting.is_empty() || flow.in_flight > 0 {
-                push_row(table, tenant, flow, now);
+                push_row(table, tenant, flow, self.patience, now);
             }
         }
     }
@@ -136,7 +155,7 @@ impl Flows {
         table.clear();
         for tenant in tenants {
             if let Some(flow) = self.flows.get(tenant).filter(|flow| !flow.waiting.is_empty()) {
-                push_row(table, *tenant, flow, now);
+                push_row(table, *tenant, flow, self.patience, now);
             }
         }
     }
@@ -147,7 +166,8 @@ impl Flows {
         assert_eq!(self.unserved, self.flows.iter().filter_map(unserved).collect(), "flows that are unserved");
         assert_eq!(self.by_age.len(), self.places.len(), "requests by age");
         for (tenant, flow) in &self.flows {
-            let by_age: BTreeSet<_> = flow.waiting.values().map(|one| (one.queued, one.request.id)).collect();
+            let by_age = |one: &Arc<Admitted>| ((one.queued, one.request.id), place_of(one));
+            let by_age: BTreeMap<_, _> = flow.waiting.values().map(by_age).collect();
             assert_eq!(flow.by_age, by_age, "requests of tenant {tenant} by age");
             let tokens: u64 = flow.waiting.values().map(|one| u64::from(one.request.prompt_tokens())).sum();
             assert_eq!(flow.queued_tokens, tokens, "tokens that wait of tenant {tenant}");
@@ -183,13 +203,24 @@ impl Flows {
 impl Flow {
     /// None while nothing of it waits.
     fn unserved_since(&self) -> Option<Nanos> {
-        let (queued, _) = self.by_age.first()?;
+        let (queued, _) = self.by_age.first_key_value()?.0;
         Some(self.last_sent.max(*queued))
+    }
+
+    fn head(&self, patience: Nanos, now: Nanos) -> Option<&Arc<Admitted>> {
+        let ((queued, _), oldest) = self.by_age.first_key_value()?;
+        let impatient = now.saturating_sub(*queued) > patience && !self.overtook;
+        let place = if impatient { oldest } else { self.waiting.first_key_value()?.0 };
+        self.waiting.get(place)
     }
 }
 
-fn push_row(table: &mut FlowTable, tenant: u64, flow: &Flow, now: Nanos) {
-    let head = flow.waiting.first_key_value().map(|(_, admitted)| admitted);
+fn place_of(admitted: &Admitted) -> Place {
+    (Reverse(admitted.priority), admitted.request.arrival, admitted.request.id)
+}
+
+fn push_row(table: &mut FlowTable, tenant: u64, flow: &Flow, patience: Nanos, now: Nanos) {
+    let head = flow.head(patience, now);
     table.tenant.push(tenant);
     table.weight.push(flow.weight);
     table.queued_requests.push(u32::try_from(flow.waiting.len()).unwrap_or(u32::MAX));

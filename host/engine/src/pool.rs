@@ -108,7 +108,7 @@ impl Pool {
             config,
             admission: Guard::new(seat(Slot::Admission), config.guard, Arc::clone(&observer)),
             routing: Guard::new(seat(Slot::Routing), config.guard, Arc::clone(&observer)),
-            flows: Flows::default(),
+            flows: Flows::new(config.starvation),
             replicas: ports.into_iter().map(Replica::new).collect(),
             in_flight: HashMap::new(),
             granted: Vec::new(),

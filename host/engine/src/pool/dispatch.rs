@@ -36,7 +36,7 @@ const WORK_CONSERVATION: &str = "work-conservation";
 impl Pool {
     /// Sends what can be sent. Returns when to come back if nothing happens before.
     pub fn tick(&mut self, now: Nanos) -> Option<Nanos> {
-        self.granted.retain(|&tenant| self.flows.head(tenant).is_some());
+        self.granted.retain(|&tenant| self.flows.head(tenant, now).is_some());
         let mut wake = None;
         let mut held = Vec::new();
         while self.has_room() && !self.flows.is_empty() {
@@ -70,7 +70,7 @@ impl Pool {
                 Err(until) => return Turn::Rest(until),
             },
         };
-        let Some(admitted) = self.flows.head(tenant).cloned() else { return Turn::Rest(None) };
+        let Some(admitted) = self.flows.head(tenant, now).cloned() else { return Turn::Rest(None) };
         match self.route(&admitted, now) {
             Ok(target) => {
                 self.granted.retain(|&other| other != tenant);
@@ -201,7 +201,7 @@ impl Pool {
     fn send(&mut self, admitted: &Arc<Admitted>, target: usize, now: Nanos) -> Turn {
         let id = admitted.request.id;
         self.flows.remove(id);
-        self.flows.sent(admitted.request.tenant.0, now);
+        self.flows.sent(admitted, now);
         let replica = &mut self.replicas[target];
         replica.in_flight += 1;
         replica.in_flight_tokens += admitted.tokens();

@@ -289,6 +289,28 @@ fn holding_one_back_lasts_until_the_starvation_bound() {
     }
 }
 
+/// Anybody may send a priority: who is more urgent goes first, and not for ever.
+#[test]
+fn the_urgent_of_one_tenant_leave_every_other_turn_to_those_who_have_waited_long() {
+    let mut world = World::new(1, 1, EngineLimits { max_sequences: 1, ..LIMITS });
+    let ask = |priority, n| Ask { tenant: 1, priority, ..Ask::new(prompt(n), 3) };
+    let patient: Vec<_> = (0..2).map(|n| world.offer(ask(0, n))).collect();
+    let urgent: Vec<_> = (2..30).map(|n| world.offer(ask(5, n))).collect();
+    let ended = |world: &World, ids: &[RequestId]| ids.iter().filter(|id| world.end(**id).is_some()).count();
+    while ended(&world, &urgent) < 4 {
+        world.run(1);
+    }
+    assert_eq!(ended(&world, &patient), 0, "the urgent go first");
+    world.clock.advance(11 * SECOND);
+    while ended(&world, &patient) < patient.len() {
+        world.run(1);
+    }
+    let left = urgent.len() - ended(&world, &urgent);
+    assert!(left >= 2, "the patient do not come last: {left} urgent ones are left");
+    world.drain();
+    assert_eq!(ended(&world, &urgent), urgent.len());
+}
+
 #[test]
 fn a_policy_that_holds_until_now_is_not_asked_at_every_turn() {
     let mut world = World::new(1, 1, LIMITS);
