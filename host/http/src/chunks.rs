@@ -78,7 +78,7 @@ impl Choice {
                 if let (Some(logprobs), Some(token)) = (&mut self.logprobs, token) {
                     logprobs.add_sampled(token);
                 }
-                self.text(out, text);
+                self.text(out, text, token.is_some());
             }
             Part::Scored(scored) => {
                 let logprobs = self.logprobs.iter_mut();
@@ -88,9 +88,10 @@ impl Choice {
         }
     }
 
-    /// The first one brings the role; a later one without text is none.
-    fn text(&mut self, out: &mut BytesMut, text: &str) {
-        if text.is_empty() && self.started {
+    /// The first one brings the role. A token that shows nothing, or nothing yet, is a chunk all the same: clients count
+    /// chunks.
+    fn text(&mut self, out: &mut BytesMut, text: &str, is_token: bool) {
+        if text.is_empty() && self.started && !is_token {
             return;
         }
         self.open(out, text);
@@ -279,7 +280,9 @@ mod tests {
             })
             .collect();
         let abc = vec![json!("a"), json!("b"), json!("c")];
-        let expected = [(json!(""), vec![]), (json!("abc"), abc), (json!(""), vec![json!("d")]), (Value::Null, vec![])];
+        let silent = || (json!(""), vec![]);
+        let last = (json!(""), vec![json!("d")]);
+        let expected = [silent(), silent(), (json!("abc"), abc), silent(), last, (Value::Null, vec![])];
         assert_eq!(told, expected);
     }
 }

@@ -30,7 +30,9 @@ async fn a_chat_streams_byte_for_byte() {
     let expected = [
         text(r#""role":"assistant","content":"a""#),
         text(r#""content":"\"""#),
+        text(r#""content":"""#),
         text(r#""content":"~b""#),
+        text(r#""content":"""#),
         text(r#""content":"~""#),
         format!("{CHUNK}}},\"logprobs\":null,\"finish_reason\":\"length\"}}],\"usage\":null}}\n\n"),
         CHUNK.replace(r#"[{"index":0,"delta":{"#, "")
