@@ -217,8 +217,9 @@ impl ReplayReport {
         fuel: u64,
     ) {
         self.decisions += 1;
-        self.fuel.recorded += decision.fuel;
-        self.fuel.replayed += fuel;
+        // What a file says may be any number.
+        self.fuel.recorded = self.fuel.recorded.saturating_add(decision.fuel);
+        self.fuel.replayed = self.fuel.replayed.saturating_add(fuel);
         self.fuel.differences += u64::from(decision.fuel != fuel);
         if replayed.as_deref() != Ok(recorded) {
             let recorded = recorded.to_vec();

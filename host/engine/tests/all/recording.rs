@@ -56,6 +56,17 @@ fn the_same_policy_decides_the_same_bytes() {
 }
 
 #[test]
+fn fuel_that_no_policy_can_take_is_summed_to_the_most_there_is() {
+    let mut recording = recorded(&Arc::new(Script::new("moody", moody)));
+    for entry in &mut recording.entries {
+        if let Entry::Decided(decision) = entry {
+            decision.fuel = u64::MAX;
+        }
+    }
+    assert_eq!(replay_through(&recording, Script::new("moody", moody)).fuel.recorded, u64::MAX);
+}
+
+#[test]
 fn another_policy_gives_a_diff() {
     let recording = recorded(&Arc::new(Script::new("moody", moody)));
     let other = Script::new("other", |view, calls| {
