@@ -67,7 +67,7 @@ impl Decoding {
         };
         let mut pool = Pool::new(pool_config, vec![port], Arc::new(Unobserved));
         let sink = Arc::new(CountingSink::default());
-        (0..u64::from(sequences)).for_each(|id| pool.offer(request(id, &sink), clock.now()));
+        (0..u64::from(sequences)).for_each(|id| pool.offer(&[request(id, &sink)], clock.now()));
         pool.tick(clock.now());
         let mut decoding = Self { replica, clock, sink, _pool: pool };
         // The first step computes the prompts.
