@@ -83,7 +83,7 @@ async fn errors_have_openais_shape_and_name_the_culprit() {
     )
     .await;
     check(&server, chat_path, chat(&"x".repeat(8_000_000), 5), bad, "more than 256 tokens").await;
-    for (parameter, value) in [("truncate_prompt_tokens", 0), ("priority", -101), ("priority", 101), ("n", 2)] {
+    for (parameter, value) in [("truncate_prompt_tokens", 0), ("priority", -101), ("priority", 101), ("n", 17)] {
         let mut body = chat("hello", 5);
         body[parameter] = json!(value);
         check(&server, chat_path, body, bad, parameter).await;

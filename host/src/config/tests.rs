@@ -70,7 +70,10 @@ fn what_makes_no_sense_is_refused() {
         ("[model]\nload_format = \"gguf\"", "unknown format `gguf`"),
         ("[model]\ndtype = \"int4\"", "model.dtype: `int4` is no dtype"),
         ("[model]\nquantization = \"awq\"", "model.quantization: `awq`"),
-        ("[policies]\nrouting = \"first-come\"", "there are least-loaded, two-choices, or a .wasm file"),
+        (
+            "[policies]\nrouting = \"first-come\"",
+            "there are least-loaded, prefix-affinity, session-affinity, two-choices, or a .wasm file",
+        ),
         ("[log]\nformat = \"xml\"", "log.format"),
     ];
     for (text, message) in cases {

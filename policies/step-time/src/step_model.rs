@@ -62,14 +62,13 @@ impl StepModel {
         let scale = *self.scale.get_or_insert_with(|| {
             let scale = millis / dot(&PRIOR, &work.units());
             self.cost = PRIOR.map(|cost| cost * scale);
-            for (part, line) in self.covariance.iter_mut().enumerate() {
-                line[part] = variance(part, scale);
-            }
+            self.covariance = uncertain(scale);
             scale
         });
         let row = work.units().map(|units| units / millis);
         let spread = self.covariance.map(|line| dot(&line, &row));
-        let total = NOISE + dot(&spread, &row);
+        // A variance, and so not below 0, but for rounding.
+        let total = NOISE + dot(&spread, &row).max(0.0);
         let bound = GATE * total.sqrt();
         let error = (1.0 - dot(&self.cost, &row)).clamp(-bound, bound);
         for (part, (cost, along)) in self.cost.iter_mut().zip(spread).enumerate() {
@@ -83,8 +82,13 @@ impl StepModel {
         self.bound_uncertainty(scale);
     }
 
-    /// Scales what has become too uncertain back, so that what is not seen for long is not believed at once.
+    /// Scales what has become too uncertain back, so that what is not seen for long is not believed at once. Where
+    /// rounding has left no covariance at all, it begins anew.
     fn bound_uncertainty(&mut self, scale: f64) {
+        let finite = self.covariance.as_flattened().iter().all(|entry| entry.is_finite());
+        if !finite || (0..PARTS).any(|part| self.covariance[part][part] < 0.0) {
+            self.covariance = uncertain(scale);
+        }
         let shrink: [f64; PARTS] = std::array::from_fn(|part| {
             (variance(part, scale) / self.covariance[part][part].max(f64::MIN_POSITIVE)).min(1.0).sqrt()
         });
@@ -130,6 +134,11 @@ fn variance(part: usize, scale: f64) -> f64 {
     deviation * deviation
 }
 
+/// What is known before anything was learnt: nothing of how the parts go together.
+fn uncertain(scale: f64) -> [[f64; PARTS]; PARTS] {
+    std::array::from_fn(|part| std::array::from_fn(|other| if part == other { variance(part, scale) } else { 0.0 }))
+}
+
 /// Sequences and context may be free; a step and a prompt token are not.
 fn floor(part: usize, scale: f64) -> f64 {
     if part == 0 || part == 2 { FLOOR * PRIOR[part] * scale } else { 0.0 }
@@ -165,6 +174,27 @@ mod tests {
             let jitter = 1.0 + (f64::from(step * 29 % 11) - 5.0) / 100.0;
             (work(decode, prefill, decode * (600 + step * 13 % 500)), jitter)
         })
+    }
+
+    /// A host may report what no step is; nothing that follows from it is without a number.
+    #[test]
+    fn no_step_is_too_odd_to_learn_from() {
+        const COUNTS: [f64; 5] = [0.0, 1.0, 122.0, 874_528_319.0, 1.8e19];
+        const MILLIS: [f64; 5] = [1e-6, 1.0, 50.0, 1.7e11, 1.8e13];
+        let mut random = 1_u64;
+        let mut draw = |from: &[f64; 5]| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            from[(random >> 33) as usize % 5]
+        };
+        for _ in 0..20_000 {
+            let mut model = StepModel::new();
+            for _ in 0..8 {
+                let (decode_sequences, prefill_tokens) = (draw(&COUNTS), draw(&COUNTS));
+                let work = Work { decode_sequences, prefill_tokens, context_tokens: draw(&COUNTS) };
+                model.learn(&work, draw(&MILLIS));
+                assert!(!model.millis(&work).is_nan(), "{model:?}");
+            }
+        }
     }
 
     fn check(slower: f64) {
