@@ -78,7 +78,10 @@ async fn until_told_to_go(config: &ServeConfig) -> Result<()> {
     let listeners = Listeners::open(&config.server, &secrets()?)?;
     let server = tokio::select! {
         started = start(config, listeners) => started?,
-        () = signals.next() => return Ok(tracing::info!("told to go before it served")),
+        () = signals.next() => {
+            tracing::info!("told to go before it served");
+            return Ok(());
+        }
     };
     signals.next().await;
     tracing::info!("told to go: no new requests, and the answers in progress get {:?}", config.server.drain_timeout);

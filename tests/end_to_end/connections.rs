@@ -109,7 +109,7 @@ async fn leave_at(server: &Server, stage: Stage, mut random: u64) -> io::Result<
 fn request(random: u64) -> (String, String) {
     let question = ["What is Sluice?", "What is a policy?", "What is the prefix cache?"][(random % 3) as usize];
     let mut body = chat(question, 4 + (random / 3 % 60) as u32);
-    body["stream"] = json!(random / 1024 % 2 == 0);
+    body["stream"] = json!((random / 1024).is_multiple_of(2));
     body["ignore_eos"] = json!(true);
     let body = body.to_string();
     let head = format!(
