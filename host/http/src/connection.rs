@@ -172,7 +172,8 @@ pub(crate) async fn say<S: AsyncWrite + Unpin>(stream: &mut S, error: &ApiError)
 pub(crate) async fn linger<S: AsyncRead + Unpin>(stream: &mut S, limits: &EdgeLimits) {
     let deadline = Instant::now() + limits.body_time;
     let mut buffer = vec![0; 16 * 1024];
-    let mut left = limits.body_bytes.max(HEAD_BYTES).saturating_mul(2);
+    let most = limits.body_bytes.max(limits.component_bytes).max(HEAD_BYTES);
+    let mut left = most.saturating_mul(2);
     while left > 0 {
         let silent = deadline.min(Instant::now() + LAST_WORD);
         match timeout_at(silent, stream.read(&mut buffer)).await {

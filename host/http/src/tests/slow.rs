@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
+use super::admin;
 use super::client::{Reply, chat, connect, get, post, rest, send};
 use super::engine::{Server, config, end, say};
 use crate::config::{AnswerLimits, EdgeLimits};
@@ -199,11 +200,11 @@ async fn no_time_out_of_a_connection_ends_a_request_in_progress() {
 }
 
 /// Sends a body after it has been refused, and only then looks at the answer.
-async fn refused(server: &Server, request: &str) -> Reply {
+async fn refused(address: SocketAddr, request: &str) -> Reply {
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
-    let mut client = connect(server.address, &format!("{head}\r\n\r\n")).await;
+    let mut client = connect(address, &format!("{head}\r\n\r\n")).await;
     sleep(Duration::from_millis(100)).await;
-    for part in body.as_bytes().chunks(5_000) {
+    for part in body.as_bytes().chunks(body.len() / 4) {
         client.write_all(part).await.unwrap();
         sleep(Duration::from_millis(20)).await;
     }
@@ -219,9 +220,18 @@ async fn a_client_that_still_writes_sees_why_it_is_refused() {
         ("/v1/completions", "text/plain", 415, "unsupported_media_type"),
         ("/v1/completions", "application/json", 413, "body_too_large"),
     ] {
-        let reply = refused(&server, &post(path, kind, &body)).await;
+        let reply = refused(server.address, &post(path, kind, &body)).await;
         assert_eq!((reply.status, reply.code().as_str()), (status, code));
     }
+}
+
+/// Components may be larger than all else that is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_still_writes_a_component_sees_why_it_is_refused() {
+    let limits = EdgeLimits { component_bytes: 600_000, ..limits() };
+    let (address, _phase) = admin::start(limits, Gate::open()).await;
+    let reply = refused(address, &post("/admin/policies", "application/wasm", &"x".repeat(600_001))).await;
+    assert_eq!((reply.status, reply.code().as_str()), (413, "body_too_large"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
