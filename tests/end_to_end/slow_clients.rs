@@ -65,12 +65,15 @@ async fn requests_that_never_come_whole_are_given_up() {
                 Content-Length: 4000\r\n\r\n{\"prompt\": \"";
     let bodies = (0..CLIENTS).map(|_| drip(&server, head, "a"));
     let silent = (0..CLIENTS).map(|_| drip(&server, "GET /health HTTP/1.1\r\nHost: sluice\r\n\r\n", ""));
-    let (_, bodies, silent, answer) =
+    let (headers, bodies, silent, answer) =
         tokio::join!(join_all(headers), join_all(bodies), join_all(silent), server.ask("What is Sluice?", 16));
     assert!(!content(&answer).is_empty(), "others are served meanwhile");
+    assert!(headers.iter().all(|said| said.contains("408") && said.contains("header_timeout")), "{headers:?}");
     assert!(bodies.iter().all(|said| said.contains("408") && said.contains("body_timeout")), "{bodies:?}");
     assert!(silent.iter().all(|said| said.starts_with("HTTP/1.1 200")), "{silent:?}");
-    assert!(server.metric("sluice_timeouts_total", "body").await >= CLIENTS as f64);
+    for kind in ["header", "body", "idle"] {
+        assert!(server.metric("sluice_timeouts_total", kind).await >= CLIENTS as f64, "{kind} time-outs are counted");
+    }
     assert_few_connections(&server).await;
 }
 
