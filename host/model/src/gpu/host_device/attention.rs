@@ -6,8 +6,8 @@ use sluice_kernels::attention::{Path, Run, SPREAD_ROWS, TILE_ROWS, Tile, starts}
 use sluice_kernels::op::{DecodeAttention, HEAD_DIM, PrefillAttention};
 
 use super::cache::{Cache, Context};
-use super::fault::{Fault, expect, index};
-use super::memory::Memory;
+use super::fault::{Fault, expect, index, natural};
+use super::memory::{Memory, element};
 use super::numbers;
 use super::product::dot;
 
@@ -34,7 +34,7 @@ pub(super) fn decode(op: &DecodeAttention, memory: &mut Memory) -> Result<(), Fa
 }
 
 fn length(length: i32) -> Result<usize, Fault> {
-    index("lengths", length, i32::MAX as usize)
+    natural("lengths", length)
 }
 
 /// The work that is shared out by where rows start has to be told the truth.
@@ -61,7 +61,7 @@ pub(super) fn prefill(op: &PrefillAttention, memory: &mut Memory) -> Result<(), 
     let tiles = tiles.iter().map(|tile| NewTokens::read(op, memory, tile)).collect::<Result<Vec<_>, _>>()?;
     let attended = tiles.par_iter().map(|tile| Ok((tile.row, tile.attend(op, memory, &cache)?)));
     for (row, numbers) in attended.collect::<Result<Vec<_>, _>>()? {
-        numbers::write(memory, "out", op.out.offset((row * width * size_of::<u16>()) as u64), &numbers)?;
+        numbers::write(memory, "out", element::<u16>(op.out, row * width), &numbers)?;
     }
     Ok(())
 }
@@ -77,15 +77,14 @@ struct NewTokens<'a> {
 
 impl<'a> NewTokens<'a> {
     fn read(op: &PrefillAttention, memory: &'a Memory, tile: &Tile) -> Result<Self, Fault> {
-        let sequence = index("tiles", tile.run, i32::MAX as usize)?;
-        let run_at = op.runs.offset((sequence * size_of::<Run>()) as u64);
+        let sequence = natural("tiles", tile.run)?;
+        let run_at = element::<Run>(op.runs, sequence);
         let run = memory.read::<Run>("runs", run_at, 1)?[0];
-        let (count, start) =
-            (index("runs", run.count, i32::MAX as usize)?, index("runs", run.start, i32::MAX as usize)?);
-        let (first, row) = (index("tiles", tile.first, count)?, index("runs", run.first_row, i32::MAX as usize)?);
+        let (count, start) = (natural("runs", run.count)?, natural("runs", run.start)?);
+        let (first, row) = (index("tiles", tile.first, count)?, natural("runs", run.first_row)?);
         expect(first.is_multiple_of(TILE_ROWS as usize), "tiles", || format!("begin at {first} of a run"))?;
         let stride = op.table_stride as usize;
-        let table_at = op.tables.offset((sequence * stride * size_of::<i32>()) as u64);
+        let table_at = element::<i32>(op.tables, sequence * stride);
         Ok(Self {
             row: row + first,
             count: (count - first).min(TILE_ROWS as usize),
@@ -98,7 +97,7 @@ impl<'a> NewTokens<'a> {
     fn attend(&self, op: &PrefillAttention, memory: &Memory, cache: &Cache) -> Result<Vec<f32>, Fault> {
         let (heads, width) = (op.heads.kv as usize, op.heads.queries as usize * DIM);
         let group = width / heads;
-        let at = op.q.offset((self.row * width * size_of::<u16>()) as u64);
+        let at = element::<u16>(op.q, self.row * width);
         let queries = numbers::read(memory, "q", at, self.count * width)?;
         let mut out = vec![0.0; queries.len()];
         for head in 0..heads {

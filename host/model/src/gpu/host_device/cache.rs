@@ -4,7 +4,7 @@ use sluice_kernels::Address;
 use sluice_kernels::op::{BLOCK_TOKENS, HEAD_DIM, Heads, LayerCache};
 
 use super::fault::{Fault, expect, index};
-use super::memory::Memory;
+use super::memory::{Memory, element};
 use super::numbers::{self, narrow};
 
 const DIM: usize = HEAD_DIM as usize;
@@ -53,7 +53,7 @@ impl Cache {
     pub(super) fn write(&self, memory: &mut Memory, slot: usize, keys: &[f32], values: &[f32]) -> Result<(), Fault> {
         for (field, pool, numbers) in [("cache.keys", self.keys, keys), ("cache.values", self.values, values)] {
             for (head, numbers) in numbers.chunks_exact(DIM).enumerate() {
-                let at = self.place(pool, slot / BLOCK, head).offset((slot % BLOCK * DIM * size_of::<u16>()) as u64);
+                let at = element::<u16>(self.place(pool, slot / BLOCK, head), slot % BLOCK * DIM);
                 let out: &mut [u16] = memory.write_many(field, at, DIM)?;
                 out.iter_mut().zip(numbers).for_each(|(out, number)| *out = narrow(*number));
             }
@@ -76,6 +76,6 @@ impl Cache {
     }
 
     fn place(&self, pool: Address, block: usize, head: usize) -> Address {
-        pool.offset(((block * self.heads + head) * BLOCK * DIM * size_of::<u16>()) as u64)
+        element::<u16>(pool, (block * self.heads + head) * BLOCK * DIM)
     }
 }

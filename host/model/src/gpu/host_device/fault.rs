@@ -26,6 +26,11 @@ pub(super) fn expect(holds: bool, field: &'static str, problem: impl FnOnce() ->
     if holds { Ok(()) } else { Err(Fault::new(field, problem())) }
 }
 
+/// A number that the device's memory holds, which is not negative.
+pub(super) fn natural(field: &'static str, number: i32) -> Result<usize, Fault> {
+    usize::try_from(number).map_err(|_| Fault::new(field, format!("holds {number}, expected 0 or more")))
+}
+
 /// A number that the device's memory holds, as an index below `limit`.
 pub(super) fn index(field: &'static str, number: i32, limit: usize) -> Result<usize, Fault> {
     match usize::try_from(number) {

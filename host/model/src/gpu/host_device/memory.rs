@@ -1,6 +1,7 @@
 //! The device's memory: a place in it is given out only if it is wholly inside.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 use sluice_kernels::Address;
@@ -10,11 +11,19 @@ use super::fault::{Fault, expect};
 /// Kernels read and write numbers by so many bytes at once.
 const ACCESS: u64 = 16;
 
-/// Words, so that it is aligned for every kind of number.
 #[derive(Default)]
 pub(super) struct Memory {
+    /// Words, so that it is aligned for every kind of number.
     words: Vec<u64>,
     bytes: usize,
+    touched: Mutex<Vec<Touched>>,
+}
+
+/// What the operation under way has read or written. A card's blocks keep no order among each other, so none may write
+/// what another field's reader could still be reading.
+struct Touched {
+    field: &'static str,
+    range: Range<usize>,
 }
 
 impl Memory {
@@ -24,21 +33,31 @@ impl Memory {
         let mut words = Vec::new();
         words.try_reserve_exact(bytes.div_ceil(size_of::<u64>())).ok()?;
         words.resize(bytes.div_ceil(size_of::<u64>()), filler);
-        Some(Self { words, bytes })
+        Some(Self { words, bytes, touched: Mutex::default() })
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// Another operation begins, when all before it have ended.
+    pub(super) fn begin(&mut self) {
+        self.touched.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn read<T: Pod>(&self, field: &'static str, at: Address, count: usize) -> Result<&[T], Fault> {
         let range = self.range::<T>(field, at, count)?;
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).push(Touched { field, range: range.clone() });
         bytemuck::try_cast_slice(&bytemuck::cast_slice::<u64, u8>(&self.words)[range])
             .map_err(|_| misaligned::<T>(field, at))
     }
 
     pub(super) fn write<T: Pod>(&mut self, field: &'static str, at: Address, count: usize) -> Result<&mut [T], Fault> {
         let range = self.range::<T>(field, at, count)?;
+        let touched = self.touched.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let other = touched.iter().find(|other| other.field != field && other.overlaps(&range));
+        expect(other.is_none(), field, || format!("lies over `{}`", other.map_or("", |other| other.field)))?;
+        touched.push(Touched { field, range: range.clone() });
         bytemuck::try_cast_slice_mut(&mut bytemuck::cast_slice_mut::<u64, u8>(&mut self.words)[range])
             .map_err(|_| misaligned::<T>(field, at))
     }
@@ -69,6 +88,17 @@ impl Memory {
             Fault::new(field, format!("is {count} times {size} bytes from {} on, and the memory has {bytes}", at.0))
         })
     }
+}
+
+impl Touched {
+    fn overlaps(&self, range: &Range<usize>) -> bool {
+        self.range.start < range.end && range.start < self.range.end
+    }
+}
+
+/// Where number `index` of a list of `T` is; saturating, so that what is beyond every address is outside the memory.
+pub(super) fn element<T>(list: Address, index: usize) -> Address {
+    Address(list.0.saturating_add((index as u64).saturating_mul(size_of::<T>() as u64)))
 }
 
 fn for_many(field: &'static str, at: Address) -> Result<(), Fault> {

@@ -166,6 +166,7 @@ impl Device for HostDevice {
     }
 
     fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.memory.begin();
         let place = self.memory.write("to", to, bytes.len());
         place.map_err(|fault| DeviceError(format!("upload: {fault}")))?.copy_from_slice(bytes);
         Ok(())
@@ -187,6 +188,7 @@ impl Device for HostDevice {
             return Err(DeviceError(format!("{depth} steps are in flight, and no more may be")));
         }
         let slot = self.submitted % depth;
+        self.memory.begin();
         for copy in submission.copies {
             self.copy(copy, slot).map_err(|fault| DeviceError(format!("copy of inputs: {fault}")))?;
         }
@@ -234,6 +236,7 @@ impl Slot {
 
 /// With the operation's name, where it is at fault.
 fn compute(op: &Op, card: &Card, memory: &mut Memory) -> Result<(), (&'static str, Fault)> {
+    memory.begin();
     let (name, computed) = match op {
         Op::Embed(op) => ("embed", rows::embed(op, memory)),
         Op::Norm(op) => ("norm", norm::norm(op, memory)),

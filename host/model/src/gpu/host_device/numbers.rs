@@ -5,7 +5,7 @@ use sluice_kernels::op::{Activations, Sum};
 use sluice_kernels::{Address, Layout};
 
 use super::fault::{Fault, expect};
-use super::memory::Memory;
+use super::memory::{Memory, element};
 
 /// Kernels handle so many of a row at once.
 const OCT: usize = 8;
@@ -83,9 +83,10 @@ pub(super) fn read_sum(
             read_rows(memory, field, from, rows, width)
         }
         Sum::Parts { at, count, stride } => {
-            let mut sums = vec![0.0; rows * width];
-            for part in 0..count {
-                let numbers: &[f32] = memory.read_many(field, part_at(field, at, part, stride)?, rows * width)?;
+            check_parts(field, count, stride, rows, width)?;
+            let mut sums: Vec<f32> = memory.read_many(field, at, rows.saturating_mul(width))?.to_vec();
+            for part in 1..count {
+                let numbers: &[f32] = memory.read_many(field, part_at(at, part, stride), sums.len())?;
                 sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
             }
             Ok(sums)
@@ -100,16 +101,29 @@ pub(super) fn write_part(
     (at, part, stride): (Address, u32, u32),
     numbers: impl ExactSizeIterator<Item = f32>,
 ) -> Result<(), Fault> {
-    let out: &mut [f32] = memory.write_many(field, part_at(field, at, part, stride)?, numbers.len())?;
+    let out: &mut [f32] = memory.write_many(field, part_at(at, part, stride), numbers.len())?;
     out.iter_mut().zip(numbers).for_each(|(out, number)| *out = number);
     Ok(())
 }
 
+/// A kernel that has a single part to write writes bf16, and parts do not share their numbers.
+pub(super) fn check_parts(
+    field: &'static str,
+    count: u32,
+    stride: u32,
+    rows: usize,
+    width: usize,
+) -> Result<(), Fault> {
+    expect(count > 1, field, || format!("is in {count} parts, expected 2 or more"))?;
+    let room = stride as usize;
+    expect(room >= rows.saturating_mul(width), field, || {
+        format!("has parts {room} numbers apart, and {rows} rows of {width} in each")
+    })
+}
+
 /// Where a part begins, the first at `at`.
-fn part_at(field: &'static str, at: Address, part: u32, stride: u32) -> Result<Address, Fault> {
-    let bytes = (u64::from(part) * u64::from(stride)).checked_mul(size_of::<f32>() as u64);
-    let place = bytes.and_then(|bytes| at.0.checked_add(bytes));
-    place.map(Address).ok_or_else(|| Fault::new(field, format!("has a part {part} beyond every address")))
+fn part_at(at: Address, part: u32, stride: u32) -> Address {
+    element::<f32>(at, part as usize * stride as usize)
 }
 
 /// Numbers that so many rows reach over.

@@ -43,8 +43,7 @@ pub(super) fn product(op: &Product, card: &Card, memory: &mut Memory) -> Result<
             numbers::write_rows(memory, "y", to, width, &y)
         }
         Sum::Parts { at, count, stride } => {
-            let apart = count == 1 || stride as usize >= rows.saturating_mul(outputs);
-            expect(apart, "y", || format!("has parts {stride} numbers apart, and {rows} rows of {outputs} in each"))?;
+            numbers::check_parts("y", count, stride, rows, outputs)?;
             let sums = Sums::compute(&weights, outputs, &x, rows, count as usize);
             (0..count)
                 .try_for_each(|part| numbers::write_part(memory, "y", (at, part, stride), sums.part(part as usize)))

@@ -3,8 +3,8 @@
 use sluice_kernels::op::{HEAD_DIM, Rope};
 
 use super::cache::Cache;
-use super::fault::{Fault, expect, index};
-use super::memory::Memory;
+use super::fault::{Fault, expect, index, natural};
+use super::memory::{Memory, element};
 use super::norm::normalized;
 use super::numbers;
 
@@ -47,8 +47,8 @@ impl Tokens {
         let mut angles = Vec::new();
         for row in memory.read::<i32>("angle_rows", op.angle_rows, rows)? {
             // How many rows of angles there are is nobody's field: they end where the memory does.
-            let row = index("angle_rows", *row, usize::MAX)?;
-            let at = op.angles.offset((row * PAIRS * size_of::<[f32; 2]>()) as u64);
+            let row = natural("angle_rows", *row)?;
+            let at = element::<[f32; 2]>(op.angles, row * PAIRS);
             angles.extend_from_slice(memory.read_many::<[f32; 2]>("angles", at, PAIRS)?);
         }
         let norms = match op.head_norms {

@@ -3,8 +3,8 @@
 use sluice_kernels::op::{Activations, Embed, Gather, Widen};
 use sluice_kernels::{Address, Layout};
 
-use super::fault::{Fault, expect};
-use super::memory::Memory;
+use super::fault::{Fault, expect, natural};
+use super::memory::{Memory, element};
 use super::numbers;
 
 pub(super) fn embed(op: &Embed, memory: &mut Memory) -> Result<(), Fault> {
@@ -16,7 +16,7 @@ pub(super) fn embed(op: &Embed, memory: &mut Memory) -> Result<(), Fault> {
 
 /// The token that was drawn in row -1 - `token`.
 fn drawn(memory: &Memory, drawn: Address, token: i32) -> Result<i32, Fault> {
-    Ok(memory.read("drawn", element::<i32>(drawn, -1 - i64::from(token)), 1)?[0])
+    Ok(memory.read("drawn", element::<i32>(drawn, !token as usize), 1)?[0])
 }
 
 pub(super) fn gather(op: &Gather, memory: &mut Memory) -> Result<(), Fault> {
@@ -42,15 +42,9 @@ fn copy_rows(
     expect(width.is_multiple_of(8), to_field, || format!("has rows of {width}, expected a multiple of 8"))?;
     let mut copied = Vec::new();
     for index in indices {
-        expect(*index >= 0, from_field, || format!("has no row {index}"))?;
-        let row = element::<u16>(from, i64::from(*index) * i64::from(width));
+        let row = element::<u16>(from, natural(from_field, *index)?.saturating_mul(width as usize));
         copied.extend_from_slice(memory.read_many::<u16>(from_field, row, width as usize)?);
     }
     memory.write_many(to_field, to, copied.len())?.copy_from_slice(&copied);
     Ok(())
-}
-
-/// Of a list of `T`; saturating, so that what is beyond every address is outside the memory.
-fn element<T>(list: Address, index: i64) -> Address {
-    Address(list.0.saturating_add((index as u64).saturating_mul(size_of::<T>() as u64)))
 }

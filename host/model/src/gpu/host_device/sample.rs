@@ -8,8 +8,8 @@ use sluice_kernels::sampling::{
     ALL_FORBIDDEN, CountSpan, DRAWN, IN_PROMPT, NOT_A_NUMBER, SampleResult, SampleRow, TOP,
 };
 
-use super::fault::{Fault, expect, index};
-use super::memory::Memory;
+use super::fault::{Fault, expect, index, natural};
+use super::memory::{Memory, element};
 use super::numbers::widen;
 use crate::logprobs::{check_finite, score};
 use crate::sampling::{Drawing, NoDraw, Sampler};
@@ -106,8 +106,7 @@ impl Draw {
 
 /// A token that nobody draws.
 fn scored(logits: &[f32], token: u32, params: &SamplingParams) -> SampledToken {
-    let Some(alternatives) = params.logprobs else { return SampledToken::plain(token) };
-    let scored = score(logits, token, alternatives);
+    let scored = score(logits, token, params.logprobs.unwrap_or(0));
     SampledToken { token, logprob: Some(scored.logprob), top: scored.top }
 }
 
@@ -127,15 +126,15 @@ impl Outcome {
 fn write(op: &Sample, memory: &mut Memory, row: usize, draw: &SampleRow, outcome: &Outcome) -> Result<(), Fault> {
     let Outcome { status, token, logprob, top } = outcome;
     let result = SampleResult { status: *status, token: *token, logprob: *logprob, unused: 0 };
-    memory.write("results", at_row::<SampleResult>(op.results, row), 1)?[0] = result;
-    let tokens = memory.write("top_tokens", at_row::<[i32; TOP]>(op.top_tokens, row), top.len())?;
+    memory.write("results", element::<SampleResult>(op.results, row), 1)?[0] = result;
+    let tokens = memory.write("top_tokens", element::<[i32; TOP]>(op.top_tokens, row), top.len())?;
     tokens.iter_mut().zip(top).for_each(|(token, top): (&mut i32, _)| *token = top.token as i32);
-    let logprobs = memory.write("top_logprobs", at_row::<[f32; TOP]>(op.top_logprobs, row), top.len())?;
+    let logprobs = memory.write("top_logprobs", element::<[f32; TOP]>(op.top_logprobs, row), top.len())?;
     logprobs.iter_mut().zip(top).for_each(|(logprob, top): (&mut f32, _)| *logprob = top.logprob);
     if *status != DRAWN {
         return Ok(());
     }
-    memory.write("drawn", at_row::<i32>(op.drawn, row), 1)?[0] = *token;
+    memory.write("drawn", element::<i32>(op.drawn, row), 1)?[0] = *token;
     if draw.slot >= 0 && draw.given < 0 {
         let count = &mut slot(memory, op.counts, draw.slot, op.vocab)?[*token as usize];
         *count = count.wrapping_add(1);
@@ -160,8 +159,8 @@ fn slot(memory: &mut Memory, counts: Address, slot: i32, vocab: u32) -> Result<&
 }
 
 fn slot_at(counts: Address, slot: i32, vocab: u32) -> Result<Address, Fault> {
-    let slot = index("slot", slot, i32::MAX as usize)?;
-    Ok(counts.offset((slot * vocab as usize * size_of::<u32>()) as u64))
+    let slot = natural("slot", slot)?;
+    Ok(element::<u32>(counts, slot * vocab as usize))
 }
 
 /// So many numbers of a list, from the first one's index on; none, whatever that is, where there are none.
@@ -175,10 +174,6 @@ fn list<T: bytemuck::Pod>(
     if count == 0 {
         return Ok(Vec::new());
     }
-    let first = index(field, first, i32::MAX as usize)?;
-    Ok(memory.read(field, at_row::<T>(at, first), count)?.to_vec())
-}
-
-fn at_row<T>(list: Address, row: usize) -> Address {
-    list.offset((row * size_of::<T>()) as u64)
+    let first = natural(field, first)?;
+    Ok(memory.read(field, element::<T>(at, first), count)?.to_vec())
 }

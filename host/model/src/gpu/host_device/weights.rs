@@ -73,10 +73,11 @@ impl<'a> Weights<'a> {
             let (tile, half, lane) = (index / (2 * LANES), index / LANES % 2, index % LANES);
             for (word, bytes) in bytes.chunks_exact(4).enumerate() {
                 let row = lane / 4 + 8 * (word / 2);
-                let scale = scales[row] * self.unit;
                 let first = tile * INPUTS + 32 * half + 8 * (lane % 4) + 4 * (word % 2);
                 let out = &mut out[row * self.inputs + first..][..4];
-                out.iter_mut().zip(bytes).for_each(|(out, byte)| *out = f32::from(*byte as i8) * scale);
+                out.iter_mut()
+                    .zip(bytes)
+                    .for_each(|(out, byte)| *out = f32::from(*byte as i8) * scales[row] * self.unit);
             }
         }
     }
