@@ -33,6 +33,7 @@ template <int kWarps>
 struct Attention {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kPart = 130;  // max, sum, 128 values
+  static constexpr int kSharedBytes = kWarps * 8 * kPart * 4;
 
   struct State { float max, sum, o[16][2]; };  // of query head g = lane/4; o[n tile][column 2t, 2t+1]
 

@@ -1,6 +1,7 @@
 // Checks and times prefill attention; times the prefill of a whole 14B model with cuBLASLt's products.
 #include <cudaTypedefs.h>
 #include <cstddef>
+#include "dequant.cu"
 #include "fused.cu"
 #include "prefill.cu"
 #include "harness.h"
@@ -137,7 +138,7 @@ static void time_model(int count, int length, bool nf4) {
     auto add_norm = [&](const bf16* delta) { if (!on.small) return; NormArgs a = {}; a.hidden = hidden; a.delta = delta; a.weight = norm; a.out = x; a.n = D; a.out_row = D; a.out_oct = 8; a.eps = 1e-6f; launch((const void*)add_rms_norm, T, D / 8, 0, a, false); };
     for (int l = 0; l < LAYERS; l++) { const Weights* m = &layer[l * 4];
       add_norm(l ? att : nullptr); product(m[0], x, qkv);
-      if (on.small) { RopeArgs a = {}; a.qkv = qkv; a.bias = bias; a.cos_sin = cs; a.positions = pd; a.slots = sd; a.q = q; a.k_cache = kc + l * layer_kv; a.v_cache = vc + l * layer_kv; a.heads = H; a.kv_heads = KV; launch((const void*)rope_kv, dim3(14, T), 128, 0, a, false); }
+      if (on.small) { RopeArgs a = {}; a.qkv = qkv; a.bias = bias; a.cos_sin = cs; a.angle_rows = pd; a.head_dim = 128; a.slots = sd; a.q = q; a.k_cache = kc + l * layer_kv; a.v_cache = vc + l * layer_kv; a.heads = H; a.kv_heads = KV; launch((const void*)rope_kv, dim3(14, T), 128, 0, a, false); }
       if (on.attention) { PrefillArgs a = base; set_pool(a, kc, vc, w.blocks, l, LAYERS, 128); run(kernel("wgmma", 128), a); }
       product(m[1], att, qkv); add_norm(qkv); product(m[2], x, gu);
       if (on.small) { SiluArgs a = {}; a.gate_up = gu; a.out = silu; a.rows = T; a.n = FF; a.out_row = FF; a.out_oct = 8; launch((const void*)silu_mul, (int)(((size_t)T * FF / 8 + 255) / 256), 256, 0, a, false); }

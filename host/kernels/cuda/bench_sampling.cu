@@ -26,6 +26,8 @@ struct Expected { int status = 0, token = 0; float logprob = 0; std::vector<Cand
 static Expected expect(const Case& c) {
   Expected e; const SampleRow& r = c.row; const auto& raw = c.logits; const int n = raw.size();
   for (int i = 0; i < n; i++) if (!std::isfinite(raw[i])) { e.status = 1; e.token = i; return e; }
+  if (r.logprobs >= 0 || r.given >= 0) for (int i = 0; i < n; i++) e.top.push_back({i, raw[i]});
+  if (r.given >= 0) { e.token = r.given; return e; }  // as the logits came, and whatever else the row asks for
   std::vector<float> l = raw;
   for (auto& [t, b] : c.bias) l[t] = number(l[t], l[t] + b);
   if (r.slot >= 0) {
@@ -41,7 +43,6 @@ static Expected expect(const Case& c) {
     if (r.top_k > 0 || r.top_p < 1) std::sort(e.candidates.begin(), e.candidates.end(), better);
     if (r.top_k > 0 && (int)e.candidates.size() > r.top_k) e.candidates.resize(r.top_k);
   }
-  if (r.logprobs >= 0) for (int i = 0; i < n; i++) e.top.push_back({i, raw[i]});
   return e;
 }
 // `off`: by how much the sums may be off.
@@ -86,7 +87,7 @@ static void check(int n, int stride, bool f32, int rows) {
   std::mt19937 r(n + f32); auto unit = [&] { return (r() % 100000) / 100000.f; }; auto chance = [&](int percent) { return (int)(r() % 100) < percent; }; auto token = [&] { return (int)(r() % n); };
   std::vector<Case> cases;
   for (int i = 0; i < rows; i++) {
-    Case c = {}; c.row = {chance(20) ? 0.f : 0.05f + 1.5f * unit(), 1, 0, 1, 0, 0, 0, -1, (uint64_t)r() << 32 | r(), 0, 0, 0, 0, -1, 0}; c.position = r() % 5000;
+    Case c = {}; c.row = {chance(20) ? 0.f : 0.05f + 1.5f * unit(), 1, 0, 1, 0, 0, 0, -1, (uint64_t)r() << 32 | r(), 0, 0, 0, 0, -1, -1}; c.position = r() % 5000;
     if (chance(50)) c.row.top_p = chance(10) ? 0.f : 1.05f * unit();
     if (chance(50)) c.row.top_k = chance(30) ? 1 + r() % (2 * n) : 1 + r() % 60;
     if (chance(30)) c.row.min_p = chance(10) ? 1.2f : 0.2f * unit();
@@ -94,6 +95,7 @@ static void check(int n, int stride, bool f32, int rows) {
     if (chance(40)) { c.row.slot = i; if (chance(70)) c.row.repetition_penalty = 0.5f + unit(); if (chance(70)) c.row.presence_penalty = 4 * unit() - 2; if (chance(70)) c.row.frequency_penalty = 4 * unit() - 2; const int span = std::min(n, 500); for (int j = r() % 300; j > 0; j--) c.prompt.push_back(r() % span); for (int j = r() % 300; j > 0; j--) c.answer.push_back(r() % span); }
     if (chance(30)) { std::vector<int> t(std::min(n, 400)); for (size_t j = 0; j < t.size(); j++) t[j] = j * (n / t.size()); std::shuffle(t.begin(), t.end(), r); for (size_t j = 0; j < std::min<size_t>(300, t.size()); j++) c.bias.push_back({t[j], 200 * unit() - 100}); }
     if (chance(20)) for (int j = 0; j < 50; j++) c.forbidden.push_back(token());
+    if (chance(15)) c.row.given = chance(10) ? n - 1 : token();
     c.logits = random_logits(r() % 8 < 5 ? 0 : r() % 7, n, f32, r);
     if (i % 16 == 9) c.logits[token()] = i % 32 == 9 ? NAN : INFINITY;
     if (i % 16 == 10 && n < 10000) { c.forbidden.resize(n); for (int j = 0; j < n; j++) c.forbidden[j] = j; }
@@ -117,15 +119,15 @@ static void check(int n, int stride, bool f32, int rows) {
         wrong(4, g.token != tokens[i] || g.token < 0 || g.token >= n);
         if (!e.drawn) wrong(5, g.token != e.token);
         else if (g.token != draw_host(c, e.candidates, 0)) { near[i] = 1; wrong(6, g.token != draw_host(c, e.candidates, 1e-11) && g.token != draw_host(c, e.candidates, -1e-11)); }
-        if (c.row.logprobs >= 0 && !why) {
-          float m = *std::max_element(c.logits.begin(), c.logits.end()); double s = 0; for (float l : c.logits) s += std::exp((double)(l - m)); const double total = m + std::log(s); const int wanted = std::min(c.row.logprobs, n);
+        if ((c.row.logprobs >= 0 || c.row.given >= 0) && !why) {
+          float m = *std::max_element(c.logits.begin(), c.logits.end()); double s = 0; for (float l : c.logits) s += std::exp((double)(l - m)); const double total = m + std::log(s); const int wanted = std::max(0, std::min(c.row.logprobs, n));
           auto close = [&](float got, int token) { const float x = c.logits[token] - total; return got == x || std::fabs(got - x) <= 1e-5 + 1e-6 * std::fabs(x); };
           wrong(7, !close(g.logprob, g.token)); auto sorted = e.top; std::partial_sort(sorted.begin(), sorted.begin() + wanted, sorted.end(), better);
           for (int j = 0; j < wanted; j++) { wrong(8, top[i * kTopMost + j] != sorted[j].token); wrong(9, !why && !close(top_logprobs[i * kTopMost + j], sorted[j].token)); }
         }
       }
-      if (c.row.slot >= 0) for (int t = 0; t < n; t++) { const size_t at = (size_t)c.row.slot * n + t; unsigned was = 0; if (t < 500) was = std::count(c.answer.begin(), c.answer.end(), t) | (std::count(c.prompt.begin(), c.prompt.end(), t) ? kInPrompt : 0); wrong(10, before[at] != was); wrong(11, after[at] != before[at] + (e.status == 0 && t == g.token)); }
-      if (why) printf("row %d is wrong (%d): status %d token %d, expected %d %d; temperature %g top_p %g top_k %d min_p %g logprobs %d\n", i, why, g.status, g.token, e.status, e.token, c.row.temperature, c.row.top_p, c.row.top_k, c.row.min_p, c.row.logprobs);
+      if (c.row.slot >= 0) for (int t = 0; t < n; t++) { const size_t at = (size_t)c.row.slot * n + t; unsigned was = 0; if (t < 500) was = std::count(c.answer.begin(), c.answer.end(), t) | (std::count(c.prompt.begin(), c.prompt.end(), t) ? kInPrompt : 0); wrong(10, before[at] != was); wrong(11, after[at] != before[at] + (e.status == 0 && c.row.given < 0 && t == g.token)); }
+      if (why) printf("row %d is wrong (%d): status %d token %d, expected %d %d; temperature %g top_p %g top_k %d min_p %g logprobs %d given %d\n", i, why, g.status, g.token, e.status, e.token, c.row.temperature, c.row.top_p, c.row.top_k, c.row.min_p, c.row.logprobs, c.row.given);
       bad[i] = why != 0;
     });
     int wrong = 0, ties = 0; for (int i = 0; i < rows; i++) { wrong += bad[i]; ties += near[i]; }
@@ -135,7 +137,7 @@ static void check(int n, int stride, bool f32, int rows) {
 }
 
 static void time_all(int n, bool f32) {
-  struct Kind { const char* name; SampleRow row; int bias; }; const SampleRow plain = {0, 1, 0, 1, 0, 0, 0, -1, 7, 0, 0, 0, 0, -1, 0}; std::vector<Kind> kinds;
+  struct Kind { const char* name; SampleRow row; int bias; }; const SampleRow plain = {0, 1, 0, 1, 0, 0, 0, -1, 7, 0, 0, 0, 0, -1, -1}; std::vector<Kind> kinds;
   auto add = [&](const char* name, auto change, int bias = 0) { SampleRow r = plain; change(r); kinds.push_back({name, r, bias}); };
   add("greedy", [](SampleRow&) {}); add("temperature", [](SampleRow& r) { r.temperature = 0.8f; }); add("+ top-p 0.9", [](SampleRow& r) { r.temperature = 0.8f; r.top_p = 0.9f; }); add("+ top-k 50, top-p 0.9", [](SampleRow& r) { r.temperature = 0.8f; r.top_k = 50; r.top_p = 0.9f; });
   add("greedy, 20 logprobs", [](SampleRow& r) { r.logprobs = 20; }); add("all of it", [](SampleRow& r) { r.temperature = 0.8f; r.top_k = 50; r.top_p = 0.9f; r.min_p = 0.02f; r.logprobs = 20; r.slot = 0; r.repetition_penalty = 1.1f; r.presence_penalty = r.frequency_penalty = 0.1f; }, 20);

@@ -8,6 +8,9 @@ typedef __nv_bfloat16 bf16;
 
 #define DEV __device__ __forceinline__
 
+// How much dynamic shared memory a kernel wants, for the host to read from the module by this name.
+#define SHARED_BYTES(kernel, bytes) extern "C" __device__ const int shared_bytes_##kernel = (bytes);
+
 // ---- programmatic dependent launch ------------------------------------------------------------
 // Every kernel lets its successor start early and waits for its predecessor only where it first
 // touches data that the predecessor wrote. Weights never change, so they are requested before.
@@ -118,4 +121,15 @@ DEV void mma_bf16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
 // is given, and the weights are stored for the row products, so the activations are permuted instead.
 DEV int wide_k(int k) {
   return (k & ~63) | ((k & 32) | ((k & 4) << 2)) | ((k & 2) << 2) | ((k >> 2) & 6) | (k & 1);
+}
+// Stores columns 8*oct..8*oct+7 of a row of activations: element (row m, column i) lies at m*row + (i/8)*oct + i%8, with
+// i replaced by wide_k(i) where `wide` says so. Row-major has (row, oct) = (k, 8), the wide products' layout (8, 8*rows).
+DEV void store_oct(bf16* row, int oct, int out_oct, int wide, uint4 v) {
+  if (!wide) { *reinterpret_cast<uint4*>(row + (size_t)oct * out_oct) = v; return; }
+  const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    const int p = wide_k(oct * 8 + 2 * j);
+    *reinterpret_cast<uint32_t*>(row + (size_t)(p >> 3) * out_oct + (p & 7)) = w[j];
+  }
 }

@@ -21,14 +21,19 @@ inline void repack_nf4(const uint8_t* codes, uint8_t* out, int n, int k) {
           memcpy(out + (((size_t)tile * k_blocks + kb) * 32 + lane) * 16 + word * 4, codes + ((size_t)row * k + first) / 2, 4);
         }
 }
-// absmax[n][k/64] to fp16 in kernel order; multiplied by `factor` (a power of two that centres fp16's range).
-template <class ToHalf>
-inline void repack_absmax(const float* absmax, uint16_t* out, int n, int k, float factor, ToHalf half_bits) {
+// Something of each 64-block, from [n][k/64] to kernel order: 16 per tile, of the rows 0, 8, 1, 9, ...
+template <class From, class To, class Convert>
+inline void repack_blocks(const From* from, To* out, int n, int k, Convert convert) {
   const int k_blocks = k / 64;
   for (int tile = 0; tile < n / 16; tile++)
     for (int kb = 0; kb < k_blocks; kb++)
       for (int r = 0; r < 16; r++)  // r = 2*g + (0: row g, 1: row g+8)
-        out[((size_t)tile * k_blocks + kb) * 16 + r] = half_bits(absmax[(size_t)(tile * 16 + r / 2 + 8 * (r & 1)) * k_blocks + kb] * factor);
+        out[((size_t)tile * k_blocks + kb) * 16 + r] = convert(from[(size_t)(tile * 16 + r / 2 + 8 * (r & 1)) * k_blocks + kb]);
+}
+// absmax[n][k/64] to fp16 in kernel order; multiplied by `factor` (a power of two that centres fp16's range).
+template <class ToHalf>
+inline void repack_absmax(const float* absmax, uint16_t* out, int n, int k, float factor, ToHalf half_bits) {
+  repack_blocks(absmax, out, n, k, [&](float a) { return half_bits(a * factor); });
 }
 // w[n][k] int8 to kernel order: see weights.cuh, Int8.
 inline void repack_int8(const int8_t* w, int8_t* out, int n, int k) {

@@ -4,5 +4,7 @@
 #include "product_mma.cu"
 #include "attention.cu"
 #include "fused.cu"
+#include "moves.cu"
+#include "dequant.cu"
 #include "prefill.cu"
 #include "sampling.cu"

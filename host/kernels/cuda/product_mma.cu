@@ -4,6 +4,7 @@
   extern "C" __global__ void __launch_bounds__(32 * WR * WK, BLOCKS) name(const __grid_constant__ ProductArgs a) { \
     extern __shared__ __align__(16) unsigned char smem[];                                                  \
     MmaProduct<W, NT, R, WR, WK, DEPTH, EPI>::run(a, smem);                                                \
-  }
+  }                                                                                                       \
+  SHARED_BYTES(name, (MmaProduct<W, NT, R, WR, WK, DEPTH, EPI>::kSharedBytes))
 #include "product_mma_variants.h"
 #undef MMA

@@ -4,6 +4,7 @@
   extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) name(const __grid_constant__ ProductArgs a) { \
     extern __shared__ __align__(16) unsigned char smem[];                                                \
     RowProduct<W, NT, KPW, WARPS, AHEAD, EPI>::run(a, smem);                                               \
-  }
+  }                                                                                                       \
+  SHARED_BYTES(name, (RowProduct<W, NT, KPW, WARPS, AHEAD, EPI>::kSharedBytes))
 #include "product_rows_variants.h"
 #undef PRODUCT

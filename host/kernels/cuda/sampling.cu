@@ -29,6 +29,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_block(const __grid_
   S sampler(a, *reinterpret_cast<S::Shared*>(sample_shared), nullptr, blockIdx.x);
   sampler.run();
 }
+SHARED_BYTES(sample_cluster, (Sampler<8, 512>::kSharedBytes))  // and 4 * part(n), which the host adds
+SHARED_BYTES(sample_block, (Sampler<1, 1024>::kSharedBytes))
 // Clears a slot of the counts and counts what stands in the prompt and in the answer.
 extern "C" __global__ void __launch_bounds__(1024) count_tokens(const __grid_constant__ CountArgs a) {
   pdl_launch_next();

@@ -23,7 +23,8 @@ struct SampleRow {
   int bias_first, bias_count;            // in SampleArgs' lists; the tokens of one row are distinct
   int forbidden_first, forbidden_count;
   int slot;                  // of SampleArgs::counts; -1: no penalties
-  int unused;
+  int given;                 // >= 0: nothing is drawn, counted or adjusted; this token (< n) is the result, with its
+                             // log-probability. -1: a token is drawn
 };
 struct SampleResult {
   int status;                // 0: a token; 1: logit `token` is not finite; 2: every token is forbidden
@@ -40,7 +41,7 @@ struct SampleArgs {
   const int* forbidden;
   unsigned* counts;          // [slot][n]: times in the answer; the top bit: in the prompt. The drawn token is added
   float* scratch;            // [rows][stride], only without clusters
-  int* tokens;               // [rows] the drawn tokens, where the next step reads them; unchanged where nothing was drawn
+  int* tokens;               // [rows] the drawn or given tokens, where the next step reads them; unchanged where there is none
   SampleResult* results;     // [rows]
   int* top_tokens;           // [rows][20], most likely first
   float* top_logprobs;
@@ -547,7 +548,7 @@ struct Sampler {
 
   DEV void run() {
     const SampleRow r = a.rows[row];
-    const bool scored = r.logprobs >= 0, greedy = !(r.temperature >= kGreedyBelow);
+    const bool given = r.given >= 0, scored = given || r.logprobs >= 0, greedy = !(r.temperature >= kGreedyBelow);
     const bool adjusted = r.bias_count > 0 || r.forbidden_count > 0 || r.slot >= 0;
     unsigned long long best;
     unsigned bad;
@@ -559,6 +560,7 @@ struct Sampler {
       report_top(r.logprobs, total);
       __syncthreads();
     }
+    if (given) return finish(rank == 0 && tid == 0, 0, r.given, total, true, r);
     if (adjusted) {
       best = adjust(r);
       if (logit_of(best) == -INFINITY) return finish(rank == 0 && tid == 0, 2, 0, 0.0, false, r);
@@ -574,7 +576,7 @@ struct Sampler {
       if (status == 0) {
         a.tokens[row] = token;
         if (scored) result.logprob = (float)((double)raw_logit(token) - total);
-        if (r.slot >= 0) a.counts[(size_t)r.slot * a.n + token]++;
+        if (r.slot >= 0 && r.given < 0) a.counts[(size_t)r.slot * a.n + token]++;
       }
       a.results[row] = result;
     }

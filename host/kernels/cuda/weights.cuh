@@ -30,10 +30,6 @@ struct ProductArgs {
 // least (rms 0.08 % of a typical weight instead of 0.14 %). The caller divides alpha by it.
 #define NF4_TABLE_FACTOR 1.4367f
 // In bf16: bfb8 bf80 bf41 bf11 bed1 be88 be06 0000 3dea 3e6d 3eb5 3ef9 3f22 3f4f 3f85 3fb8 (see Nf4::value).
-__device__ __constant__ float kNf4Exact[16] = {
-    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
-    -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
-    0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
 
 // weights: per tile (row tile major, then k block) 512 bytes: lane's uint4 =
 //   { row g half 0, row g+8 half 0, row g half 1, row g+8 half 1 }, each the 4 bytes of bitsandbytes'
