@@ -10,8 +10,8 @@ use std::time::Instant;
 use sluice_benches::decoding::quantile;
 use sluice_core::view::{EngineLimits, LastStep};
 use sluice_core::{
-    CallCost, Clock, Digest, EngineEvent, FinishReason, Finished, Handover, Installed, Nanos, Observer, ReplicaId,
-    RequestId, RevisionId, SECOND, Seat, Slot, TenantId,
+    CallCost, Clock, Digest, EngineEvent, FinishReason, Finished, Handover, Installed, Nanos, NoDevices, Observer,
+    ReplicaId, RequestId, RevisionId, SECOND, Seat, Slot, TenantId,
 };
 use sluice_telemetry::{Compat, Metrics, MetricsOptions};
 
@@ -37,6 +37,7 @@ fn metrics(compat: Option<Compat>) -> Metrics {
         model: "Qwen/Qwen2.5-0.5B-Instruct",
         version: "0.1.0",
         compat,
+        devices: Arc::new(NoDevices),
         clock: Arc::new(SinceStart(Instant::now())),
     });
     let metrics = metrics.expect("the names are Prometheus'");

@@ -7,8 +7,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use sluice_core::view::EngineLimits;
 use sluice_core::{
-    Clock, EndOfStream, FinishReason, Logprob, Nanos, PromptVariants, SampledToken, ScoredToken, SinkClosed,
-    TokenEvent, split_mix,
+    Clock, EndOfStream, FinishReason, Logprob, Nanos, NoDevices, PromptVariants, SampledToken, ScoredToken,
+    SinkClosed, TokenEvent, split_mix,
 };
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_http::{
@@ -72,6 +72,7 @@ fn router() -> Router {
         model: MODEL,
         version: "0",
         compat: None,
+        devices: Arc::new(NoDevices),
         clock: Arc::new(Still),
     });
     let text = Embedded::new();

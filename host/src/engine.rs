@@ -8,7 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use sluice_core::view::BatchingView;
-use sluice_core::{BatchingPolicy, Clock, Executor, ExecutorError, Instantiate, Nanos, Observer, ReplicaId};
+use sluice_core::{
+    BatchingPolicy, Clock, DeviceReadings, Executor, ExecutorError, Instantiate, Nanos, Observer, ReplicaId,
+};
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_engine::link::{ReplicaInlet, ReplicaPort, ToReplica, link};
 use sluice_engine::order::{OrderSender, Prepared, Seats, Stopped};
@@ -31,6 +33,7 @@ pub struct EngineParts {
     pub executor: MakeExecutor,
     pub committed: Committed,
     pub observer: Arc<dyn Observer>,
+    pub devices: Arc<dyn DeviceReadings>,
 }
 
 /// The running threads. Dropping it stops them.
@@ -102,6 +105,7 @@ impl Engine {
                 executor: Arc::clone(&parts.executor),
                 committed: Arc::clone(&parts.committed),
                 observer: Arc::clone(&parts.observer),
+                devices: Arc::clone(&parts.devices),
                 clock: Arc::clone(clock),
                 bell: Arc::new(Mailbox::default()),
                 pool_mail: Arc::clone(&pool_mail),
@@ -211,6 +215,7 @@ struct Runner {
     executor: MakeExecutor,
     committed: Committed,
     observer: Arc<dyn Observer>,
+    devices: Arc<dyn DeviceReadings>,
     clock: Arc<dyn Clock>,
     bell: Arc<Mailbox<()>>,
     pool_mail: Arc<Mailbox<PoolMail>>,
@@ -269,7 +274,8 @@ impl Runner {
         }
         let executor = executor?;
         let observer = Arc::clone(&self.observer);
-        let mut replica = Replica::new(self.config, executor, inlet, observer, self.clock.now());
+        let replica = Replica::new(self.config, executor, inlet, observer, self.clock.now());
+        let mut replica = replica.with_devices(Arc::clone(&self.devices));
         if let Some(source) = (self.committed)() {
             match source.instantiate() {
                 Ok(instance) => drop(replica.guard_mut().install(Prepared { source, instance }, &*self.clock)),

@@ -4,9 +4,9 @@ use std::sync::atomic::AtomicU32;
 
 use sluice_core::view::EngineLimits;
 use sluice_core::{
-    Batch, BatchingDecision, CallCost, Digest, EndOfStream, EngineEvent, Events, FinishReason, HashChain, Policy,
-    PolicyFault, Request, RequestId, RevisionId, Sampled, SampledToken, SamplingParams, SinkClosed, Slot, State,
-    StepOutput, StepTimes, TenantId, Ticket, TokenEvent, TokenSink,
+    Batch, BatchingDecision, CallCost, Digest, EndOfStream, EngineEvent, Events, FinishReason, HashChain, NoDevices,
+    Policy, PolicyFault, Request, RequestId, RevisionId, Sampled, SampledToken, SamplingParams, SinkClosed, Slot,
+    State, StepOutput, StepTimes, TenantId, Ticket, TokenEvent, TokenSink,
 };
 use sluice_engine::order::{Order, Reply, SeatStatus};
 
@@ -157,6 +157,7 @@ fn start_with(replicas: u32, executor: MakeExecutor, panics: bool) -> Result<Eng
         executor,
         committed: Arc::new(|| Some(Arc::new(Calm::new()))),
         observer: Arc::new(Watcher { panics }),
+        devices: Arc::new(NoDevices),
     };
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
     Engine::start(parts, &clock)

@@ -28,6 +28,8 @@ pub struct ServedModel {
     pub text: Arc<dyn ModelText>,
     pub defaults: SamplingDefaults,
     pub executor: MakeExecutor,
+    /// UUID of the card under each replica, as NVML writes it; none on the CPU.
+    pub cards: Vec<Option<String>>,
 }
 
 pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) -> Result<ServedModel> {
@@ -51,6 +53,7 @@ pub fn load(model: &ModelConfig, engine: &EngineConfig, clock: &Arc<dyn Clock>) 
         text: text.model,
         defaults: text.defaults,
         executor: executors(Arc::clone(&loaded), limits, Arc::clone(clock)),
+        cards: Vec::new(),
         name,
     })
 }

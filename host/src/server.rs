@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sluice_control::{Audit, Control, ControlLimits, ControlParts, Deployment, DirectoryWatch};
 use sluice_core::view::EngineLimits;
 use sluice_core::{Clock, Nanos, ReplicaId, Revision, Slot};
@@ -12,7 +12,7 @@ use sluice_engine::recorder::HostVersions;
 use sluice_engine::replica::ReplicaConfig;
 use sluice_http::{Edge, EdgeConfig, EdgeParts, ModelCard, Phase};
 use sluice_runtime::{INTERFACE_VERSION, Runtime, WASMTIME_VERSION};
-use sluice_telemetry::{Metrics, MetricsOptions};
+use sluice_telemetry::{CardSampler, Metrics, MetricsOptions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -34,6 +34,8 @@ pub struct Server {
     pub control: Arc<Control>,
     edge: Arc<Edge>,
     engine: Engine,
+    /// Reads the cards as long as it is kept.
+    cards: CardSampler,
     phase: watch::Sender<Phase>,
     /// Connections, and what is read again while they last.
     tasks: JoinSet<()>,
@@ -51,12 +53,14 @@ impl Server {
         on: Listeners,
     ) -> Result<Self> {
         let replicas = config.engine.replicas as usize;
+        let cards = CardSampler::start(model.cards.clone(), Arc::clone(clock)).context("the cards cannot be read")?;
         let metrics = Metrics::new(&MetricsOptions {
             replicas,
             limits: engine_limits(&config.engine, &model),
             model: &model.name,
             version: env!("CARGO_PKG_VERSION"),
             compat: config.metrics_compat,
+            devices: cards.readings(),
             clock: Arc::clone(clock),
         });
         let metrics = Arc::new(metrics?);
@@ -69,7 +73,7 @@ impl Server {
             versions: versions(),
             audit: config.audit_file.as_deref().map(Audit::open).transpose()?,
         }));
-        let engine = start_engine(config, &model, &metrics, &control, clock)?;
+        let engine = start_engine(config, &model, &cards, &metrics, &control, clock)?;
         control.connect(engine.seats());
         let (policies, folder) = deploy_first(config.policies.clone(), Arc::clone(&control)).await?;
 
@@ -81,7 +85,7 @@ impl Server {
         if let Some(folder) = folder {
             tasks.spawn(upkeep::watch_policies(folder, Arc::clone(&control), phases));
         }
-        Ok(Self { url, admin_url, policies, control, edge, engine, phase, tasks })
+        Ok(Self { url, admin_url, policies, control, edge, engine, cards, phase, tasks })
     }
 
     /// No new requests from now on; returns when the answers in progress have ended, by themselves or by the deadline.
@@ -98,10 +102,11 @@ impl Server {
         if tokio::time::timeout(CLOSE, closed).await.is_err() {
             let _nobody = self.phase.send(Phase::Gone);
         }
-        let (engine, control) = (self.engine, self.control);
-        // Its threads are joined, which may take as long as a step.
+        let (engine, cards, control) = (self.engine, self.cards, self.control);
+        // Their threads are joined, which may take as long as a step.
         let _joined = tokio::task::spawn_blocking(move || {
             drop(engine);
+            drop(cards);
             drop(control.flush_audit());
         })
         .await;
@@ -111,6 +116,7 @@ impl Server {
 fn start_engine(
     config: &ServeConfig,
     model: &ServedModel,
+    cards: &CardSampler,
     metrics: &Arc<Metrics>,
     control: &Arc<Control>,
     clock: &Arc<dyn Clock>,
@@ -144,6 +150,7 @@ fn start_engine(
             _ => None,
         }),
         observer: Arc::new(Observers { metrics: Arc::clone(metrics), control: Arc::clone(control) }),
+        devices: cards.readings(),
     };
     Ok(Engine::start(parts, clock)?)
 }

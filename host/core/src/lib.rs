@@ -7,6 +7,7 @@ pub mod batch;
 pub mod block;
 pub mod clock;
 pub mod decision;
+pub mod device;
 pub mod event;
 pub mod executor;
 pub mod failure;
@@ -26,6 +27,7 @@ pub use batch::{Batch, Draw, Row, Sampled, Score, Scored, StepOutput, StepTimes,
 pub use block::{BlockHash, BlockId, HashChain};
 pub use clock::Clock;
 pub use decision::{BatchingDecision, Choice, Chunk, NextFlow, Rejection, Route, Verdict};
+pub use device::{DeviceReading, DeviceReadings, NoDevices};
 pub use event::{Events, FinishReason, Finished, Preempted};
 pub use executor::{Executor, ExecutorError, Ticket};
 pub use failure::{Failure, FailureKind};

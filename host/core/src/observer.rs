@@ -1,6 +1,6 @@
 //! What the engine reports to whoever counts and keeps history. Never to a policy.
 
-use crate::view::{DeviceSample, LastStep};
+use crate::view::LastStep;
 use crate::{CallCost, Digest, Finished, Nanos, PolicyFault, Rejection, ReplicaId, RequestId, RevisionId, Slot};
 
 /// Called on the threads that step: it must return at once.
@@ -14,11 +14,6 @@ pub enum EngineEvent<'a> {
     Step {
         replica: ReplicaId,
         step: &'a LastStep,
-    },
-    /// What was last read from a replica's device; about once a second while it has work.
-    Device {
-        replica: ReplicaId,
-        sample: &'a DeviceSample,
     },
     /// What a replica holds, after it changed. Blocks that only hold a cached prefix are not in use.
     Occupancy {

@@ -43,6 +43,7 @@ impl From<&Request> for RequestView {
     }
 }
 
+/// No number of a sample is older than its age says.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct DeviceSample {
     pub number: u64,

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::view::{BatchingView, EngineLimits, LastStep};
 use sluice_core::{
-    Batch, BatchingDecision, BatchingPolicy, Clock, EngineEvent, Executor, ExecutorError, Failure, FailureKind,
-    FinishReason, Nanos, Observer, ReplicaId, RequestId, SECOND, Sampled, Scored, Seat, Slot, StepOutput, Ticket,
+    Batch, BatchingDecision, BatchingPolicy, Clock, DeviceReadings, EngineEvent, Executor, ExecutorError, Failure,
+    FailureKind, FinishReason, Nanos, NoDevices, Observer, ReplicaId, RequestId, SECOND, Sampled, Scored, Seat, Slot,
+    StepOutput, Ticket,
 };
 
 use crate::batching::{self, Selection};
@@ -63,6 +64,7 @@ pub struct Replica {
     inlet: ReplicaInlet,
     guard: Guard<dyn BatchingPolicy>,
     observer: Arc<dyn Observer>,
+    devices: Arc<dyn DeviceReadings>,
     held: Holdings,
     in_flight: VecDeque<Submitted>,
     view: BatchingView,
@@ -133,6 +135,7 @@ impl Replica {
             inlet,
             guard: Guard::new(seat, config.guard, Arc::clone(&observer)),
             observer,
+            devices: Arc::new(NoDevices),
             held: Holdings::new(limits.blocks_total, limits.block_tokens),
             in_flight: VecDeque::new(),
             view: BatchingView { limits, ..BatchingView::default() },
@@ -153,6 +156,13 @@ impl Replica {
         };
         replica.inlet.publish(replica.report(now), &mut Vec::new());
         replica
+    }
+
+    /// Says where its card's readings are, before the first step. Without it the engine's own numbers are all there is.
+    #[must_use]
+    pub fn with_devices(mut self, devices: Arc<dyn DeviceReadings>) -> Self {
+        self.devices = devices;
+        self
     }
 
     pub fn guard(&self) -> &Guard<dyn BatchingPolicy> {
@@ -283,9 +293,8 @@ impl Replica {
     }
 
     fn select(&mut self, now: Nanos) -> Selection {
-        if let Some(sample) = self.meter.sample_if_due(now) {
-            self.observer.observe(&EngineEvent::Device { replica: self.config.id, sample: &sample });
-            self.guard.sample(sample);
+        if self.meter.is_due(now) {
+            self.guard.sample(self.meter.sample(self.devices.latest(self.config.id), now));
         }
         self.view(now);
         let decision = self.guard.decide::<Plan>(&self.view, now);

@@ -1,25 +1,79 @@
-//! The three gauges of a GPU that its operators know: utilization, memory and speed. What is not known is not there.
+//! The gauges of the GPUs: three that their operators know by name, and ours. What is not known is not there.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::view::DeviceSample;
-use sluice_core::{Clock, Nanos, SECOND};
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use sluice_core::{Clock, DeviceReading, DeviceReadings, Nanos, ReplicaId, SECOND};
 
 use crate::counts::ReplicaCounts;
 use crate::page::{Family, Kind, Read, Scalars, labels};
 
-/// A sample that is older says nothing of now: a replica without work takes none.
-const FRESH: Nanos = 10 * SECOND;
 /// Speed is measured over at least so long.
 const WINDOW: Nanos = SECOND;
 
-/// What was last read from one replica's device. A number that is not finite is unknown.
-pub(crate) struct Device {
-    taken: AtomicU64,
-    utilization: AtomicU64,
-    memory_bytes: AtomicU64,
+/// A gauge of what a card says.
+struct Said {
+    name: &'static str,
+    help: &'static str,
+    value: fn(&DeviceReading) -> Option<f64>,
 }
+
+const SAID: &[Said] = &[
+    Said {
+        name: "gpu_utilization",
+        help: "Share of the last second in which a kernel ran, by NVML: 0 to 1.",
+        value: |card| card.nvml_gpu,
+    },
+    Said {
+        name: "gpu_memory_usage",
+        help: "Memory in use, in GB of 10^9 bytes.",
+        value: |card| Some(card.memory_used_bytes? as f64 / 1e9),
+    },
+    Said {
+        name: "sluice_gpu_memory_access_ratio",
+        help: "Share of the last second in which the GPU's memory was read or written, by NVML.",
+        value: |card| card.nvml_memory,
+    },
+    Said {
+        name: "sluice_gpu_memory_used_bytes",
+        help: "Memory in use.",
+        value: |card| Some(card.memory_used_bytes? as f64),
+    },
+    Said {
+        name: "sluice_gpu_memory_size_bytes",
+        help: "Memory that the GPU has.",
+        value: |card| Some(card.memory_total_bytes? as f64),
+    },
+    Said { name: "sluice_gpu_power_watts", help: "Power that the GPU draws.", value: |card| card.power_watts },
+    Said {
+        name: "sluice_gpu_sm_clock_hertz",
+        help: "Clock of the multiprocessors.",
+        value: |card| Some(card.sm_clock_hz? as f64),
+    },
+    Said {
+        name: "sluice_gpu_sm_activity_ratio",
+        help: "Share of the multiprocessors that were busy in the last second.",
+        value: |card| card.sm_activity,
+    },
+    Said {
+        name: "sluice_gpu_dram_activity_ratio",
+        help: "Share of the memory's bandwidth that was used in the last second.",
+        value: |card| card.dram_activity,
+    },
+];
+
+/// Why a card runs at less than its highest clock, by the names that nvidia-smi has for it.
+const THROTTLED_BY: &[(ThrottleReasons, &str)] = &[
+    (ThrottleReasons::GPU_IDLE, "gpu_idle"),
+    (ThrottleReasons::APPLICATIONS_CLOCKS_SETTING, "applications_clocks_setting"),
+    (ThrottleReasons::SW_POWER_CAP, "sw_power_cap"),
+    (ThrottleReasons::HW_SLOWDOWN, "hw_slowdown"),
+    (ThrottleReasons::SYNC_BOOST, "sync_boost"),
+    (ThrottleReasons::SW_THERMAL_SLOWDOWN, "sw_thermal_slowdown"),
+    (ThrottleReasons::HW_THERMAL_SLOWDOWN, "hw_thermal_slowdown"),
+    (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "hw_power_brake_slowdown"),
+    (ThrottleReasons::DISPLAY_CLOCK_SETTING, "display_clock_setting"),
+];
 
 /// Tokens per second since a scrape at least `WINDOW` ago, or since the start.
 struct Speed {
@@ -27,25 +81,24 @@ struct Speed {
     marks: Mutex<[(Nanos, u64); 2]>,
 }
 
-impl Device {
-    pub(crate) fn new() -> Self {
-        let unknown = || AtomicU64::new(f64::NAN.to_bits());
-        Self { taken: AtomicU64::new(0), utilization: unknown(), memory_bytes: unknown() }
+/// One replica's card, as long as it answers.
+#[derive(Clone)]
+struct Card {
+    replica: ReplicaId,
+    devices: Arc<dyn DeviceReadings>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Card {
+    fn latest(&self) -> Option<DeviceReading> {
+        self.devices.latest(self.replica).filter(|reading| reading.is_fresh(self.clock.now()))
     }
 
-    pub(crate) fn sampled(&self, sample: &DeviceSample, now: Nanos) {
-        let set = |gauge: &AtomicU64, value: Option<f64>| {
-            gauge.store(value.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
-        };
-        set(&self.utilization, sample.nvml_gpu);
-        set(&self.memory_bytes, sample.memory_used_bytes.map(|bytes| bytes as f64));
-        self.taken.store(now, Ordering::Relaxed);
-    }
-
-    fn read(&self, of: fn(&Self) -> &AtomicU64, now: Nanos) -> Option<f64> {
-        let fresh = now.saturating_sub(self.taken.load(Ordering::Relaxed)) <= FRESH;
-        let value = f64::from_bits(of(self).load(Ordering::Relaxed));
-        (fresh && value.is_finite()).then_some(value)
+    fn labels(&self, reason: Option<&str>) -> String {
+        let id = self.replica.0.to_string();
+        let mut names = vec![("gpu_id", id.as_str())];
+        names.extend(reason.map(|reason| ("reason", reason)));
+        labels(&names)
     }
 }
 
@@ -67,31 +120,43 @@ impl Speed {
 
 pub(crate) fn families(
     replicas: &[Arc<ReplicaCounts>],
-    devices: &[Arc<Device>],
+    devices: &Arc<dyn DeviceReadings>,
     clock: &Arc<dyn Clock>,
 ) -> Vec<Box<dyn Family>> {
-    let gpu = |id: usize| labels(&[("gpu_id", &id.to_string())]);
-    let sampled = |of: fn(&Device) -> &AtomicU64, unit: f64| {
-        let series = devices.iter().enumerate().map(|(id, device)| {
-            let (device, clock) = (Arc::clone(device), Arc::clone(clock));
-            let read: Read = Box::new(move || Some(device.read(of, clock.now())? / unit));
-            (gpu(id), read)
-        });
-        series.collect::<Vec<_>>()
-    };
-    let speeds = replicas.iter().enumerate().map(|(id, counts)| {
+    let card = |id| Card { replica: ReplicaId(id), devices: Arc::clone(devices), clock: Arc::clone(clock) };
+    let cards: Vec<Card> = (0..).map(card).take(replicas.len()).collect();
+    let speeds = cards.iter().zip(replicas).map(|(card, counts)| {
         let (counts, clock, speed) = (Arc::clone(counts), Arc::clone(clock), Speed::since(clock.now()));
         let read: Read = Box::new(move || Some(speed.read(counts.generated(), clock.now())));
-        (gpu(id), read)
+        (card.labels(None), read)
     });
-    let utilization = sampled(|device| &device.utilization, 1.0);
-    let memory = sampled(|device| &device.memory_bytes, 1e9);
-    let of_now = |name, help, series| Box::new(Scalars::new(name, Kind::Gauge, help, series)) as Box<dyn Family>;
-    vec![
-        of_now("gpu_utilization", "Share of the last second in which a kernel ran, by NVML: 0 to 1.", utilization),
-        of_now("gpu_memory_usage", "Memory in use, in GB of 10^9 bytes.", memory),
-        of_now("token_generation_speed", "Tokens generated a second, since the last scrape.", speeds.collect()),
-    ]
+    let help = "Tokens generated a second, since the last scrape.";
+    let mut families = vec![Scalars::new("token_generation_speed", Kind::Gauge, help, speeds.collect())];
+    families.extend(SAID.iter().map(|said| said.family(&cards)));
+    families.push(throttled(&cards));
+    families.into_iter().map(|family| Box::new(family) as Box<dyn Family>).collect()
+}
+
+impl Said {
+    fn family(&self, cards: &[Card]) -> Scalars {
+        let series = cards.iter().map(|card| {
+            let (value, labels, card) = (self.value, card.labels(None), card.clone());
+            (labels, Box::new(move || value(&card.latest()?)) as Read)
+        });
+        Scalars::new(self.name, Kind::Gauge, self.help, series.collect())
+    }
+}
+
+fn throttled(cards: &[Card]) -> Scalars {
+    let series = cards.iter().flat_map(|card| {
+        THROTTLED_BY.iter().map(move |&(reason, name)| {
+            let (labels, card) = (card.labels(Some(name)), card.clone());
+            let read = move || Some(f64::from(u8::from(card.latest()?.throttle_reasons? & reason.bits() != 0)));
+            (labels, Box::new(read) as Read)
+        })
+    });
+    let help = "Whether this keeps the GPU's clocks down: 0 or 1.";
+    Scalars::new("sluice_gpu_throttled", Kind::Gauge, help, series.collect())
 }
 
 #[cfg(test)]
@@ -112,19 +177,5 @@ mod tests {
         for (now, generated, expected) in asked {
             assert!((speed.read(generated, now) - expected).abs() < 1e-9, "at {now}: {}", speed.read(generated, now));
         }
-    }
-
-    #[test]
-    fn a_device_that_cannot_be_read_or_was_long_ago_is_absent() {
-        let device = Device::new();
-        let both =
-            |now| [device.read(|device| &device.utilization, now), device.read(|device| &device.memory_bytes, now)];
-        assert_eq!(both(0), [None; 2]);
-        device.sampled(&DeviceSample::default(), SECOND);
-        assert_eq!(both(SECOND), [None; 2]);
-        let sample = DeviceSample { nvml_gpu: Some(0.7), memory_used_bytes: Some(5), ..DeviceSample::default() };
-        device.sampled(&sample, 2 * SECOND);
-        assert_eq!(both(3 * SECOND), [Some(0.7), Some(5.0)]);
-        assert_eq!(both(13 * SECOND), [None; 2]);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use sluice_core::view::{DeviceSample, EngineLimits, LastStep};
-use sluice_core::{Clock, Finished, Nanos, Rejection, ReplicaId};
+use sluice_core::view::LastStep;
+use sluice_core::{Finished, Nanos, Rejection, ReplicaId};
 
 use crate::counts::{Count, ReplicaCounts};
-use crate::device::{self, Device};
-use crate::metrics::Compat;
+use crate::device;
+use crate::metrics::{Compat, MetricsOptions};
 use crate::own;
 use crate::page::{Family, Kind, Read, Scalars, labels};
 use crate::vllm;
@@ -16,9 +16,7 @@ pub(crate) struct EngineMetrics {
     replicas: Vec<Arc<ReplicaCounts>>,
     /// Of requests that never came to a replica. What waits here is the central queue.
     unplaced: Arc<ReplicaCounts>,
-    devices: Vec<Arc<Device>>,
     pool: Arc<PoolCounts>,
-    clock: Arc<dyn Clock>,
 }
 
 #[derive(Default)]
@@ -29,21 +27,16 @@ struct PoolCounts {
 }
 
 impl EngineMetrics {
-    pub(crate) fn new(replicas: usize, max_model_len: u32, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(replicas: usize, max_model_len: u32) -> Self {
         let counts = || Arc::new(ReplicaCounts::new(max_model_len));
-        Self {
-            replicas: (0..replicas).map(|_| counts()).collect(),
-            unplaced: counts(),
-            devices: (0..replicas).map(|_| Arc::new(Device::new())).collect(),
-            pool: Arc::default(),
-            clock,
-        }
+        Self { replicas: (0..replicas).map(|_| counts()).collect(), unplaced: counts(), pool: Arc::default() }
     }
 
-    pub(crate) fn families(&self, model: &str, limits: &EngineLimits, compat: Option<Compat>) -> Vec<Box<dyn Family>> {
+    pub(crate) fn families(&self, options: &MetricsOptions<'_>) -> Vec<Box<dyn Family>> {
+        let MetricsOptions { model, limits, compat, devices, clock, .. } = options;
         let mut families = self.pool_families();
         families.extend(own::families(&self.replicas, &self.unplaced));
-        families.extend(device::families(&self.replicas, &self.devices, &self.clock));
+        families.extend(device::families(&self.replicas, devices, clock));
         match compat {
             None => {}
             Some(Compat::Vllm) => families.extend(vllm::families(model, limits, &self.replicas, &self.unplaced)),
@@ -53,11 +46,6 @@ impl EngineMetrics {
 
     pub(crate) fn step(&self, replica: ReplicaId, step: &LastStep) {
         self.replica(replica).inspect(|counts| counts.step(step));
-    }
-
-    pub(crate) fn device(&self, replica: ReplicaId, sample: &DeviceSample) {
-        let device = self.devices.get(replica.0 as usize);
-        device.inspect(|device| device.sampled(sample, self.clock.now()));
     }
 
     pub(crate) fn occupancy(&self, replica: ReplicaId, (running, waiting): (u32, u32), (used, total): (u32, u32)) {

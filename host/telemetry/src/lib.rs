@@ -1,7 +1,9 @@
-//! Prometheus metrics: counts what the engine reports, and writes it out without asking the engine.
+//! What the GPUs say of themselves, and Prometheus metrics: counts what the engine reports, and writes both out without
+//! asking the engine or a card.
 //!
 //! Architecture invariant: never a label with a request, a key or a user; every label comes from a bounded set.
 
+mod cards;
 mod counts;
 mod device;
 mod distribution;
@@ -15,5 +17,6 @@ mod page;
 mod policy;
 mod vllm;
 
+pub use cards::CardSampler;
 pub use edge::{Counted, EdgeMetrics, Timeout};
 pub use metrics::{Compat, Metrics, MetricsError, MetricsOptions};

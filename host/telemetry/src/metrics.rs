@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus::{Registry, TextEncoder};
 use sluice_core::view::EngineLimits;
-use sluice_core::{Clock, Digest, EngineEvent, Observer, ReplicaId, Seat, Slot};
+use sluice_core::{Clock, DeviceReadings, Digest, EngineEvent, Observer, ReplicaId, Seat, Slot};
 
 use crate::edge::EdgeMetrics;
 use crate::engine::EngineMetrics;
@@ -32,7 +32,9 @@ pub struct MetricsOptions<'a> {
     pub model: &'a str,
     pub version: &'a str,
     pub compat: Option<Compat>,
-    /// Asked once a scrape, and when a device was sampled.
+    /// What the cards under the replicas say. Asked by every scrape.
+    pub devices: Arc<dyn DeviceReadings>,
+    /// The engine's. Asked by every scrape.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -48,15 +50,15 @@ pub struct MetricsError(prometheus::Error);
 
 impl Metrics {
     pub fn new(options: &MetricsOptions<'_>) -> Result<Self, MetricsError> {
-        let MetricsOptions { replicas, limits, model, version, compat, clock } = options;
+        let MetricsOptions { replicas, limits, model, version, .. } = options;
         let registry = Registry::new();
         let make = Maker(&registry);
         make.gauges("sluice_build_info", "The version that runs.", &["version"])?.with_label_values(&[version]).set(1);
         make.gauges("sluice_model_info", "The model that is served.", &["model"])?.with_label_values(&[model]).set(1);
-        let engine = EngineMetrics::new(*replicas, limits.max_model_len, Arc::clone(clock));
+        let engine = EngineMetrics::new(*replicas, limits.max_model_len);
         let policy = PolicyMetrics::new(&make, seats(*replicas))?;
         let edge = EdgeMetrics::new(&make)?;
-        let mut families = engine.families(model, limits, *compat);
+        let mut families = engine.families(options);
         families.extend(policy.families());
         Ok(Self { registry, engine, policy, edge, families, longest: AtomicUsize::new(0) })
     }
@@ -82,7 +84,6 @@ impl Observer for Metrics {
     fn observe(&self, event: &EngineEvent<'_>) {
         match *event {
             EngineEvent::Step { replica, step } => self.engine.step(replica, step),
-            EngineEvent::Device { replica, sample } => self.engine.device(replica, sample),
             EngineEvent::Occupancy { replica, running, waiting, blocks_used, blocks_total } => {
                 self.engine.occupancy(replica, (running, waiting), (blocks_used, blocks_total));
             }

@@ -1,10 +1,10 @@
 //! What a scrape says after events that are known.
 
 use super::*;
-use sluice_core::view::{DeviceSample, LastStep};
+use sluice_core::view::{EngineLimits, LastStep};
 use sluice_core::{
-    CallCost, Digest, FaultKind, FinishReason, Finished, Handover, Installed, MILLISECOND, Nanos, PolicyFault,
-    Rejection, RequestId, RevisionId, SECOND, TenantId,
+    CallCost, DeviceReading, Digest, FaultKind, FinishReason, Finished, Handover, Installed, MILLISECOND, Nanos,
+    NoDevices, PolicyFault, Rejection, RequestId, RevisionId, SECOND, TenantId,
 };
 
 const REPLICA: ReplicaId = ReplicaId(1);
@@ -24,9 +24,13 @@ fn metrics() -> Metrics {
 }
 
 fn metrics_with(compat: Option<Compat>) -> Metrics {
+    metrics_over(Arc::new(NoDevices), compat)
+}
+
+fn metrics_over(devices: Arc<dyn DeviceReadings>, compat: Option<Compat>) -> Metrics {
     let limits = EngineLimits { max_model_len: 100, block_tokens: 16, blocks_total: 50, ..EngineLimits::default() };
     let clock = Arc::new(Still);
-    let options = MetricsOptions { replicas: 2, limits, model: "tiny", version: "0.1.0", compat, clock };
+    let options = MetricsOptions { replicas: 2, limits, model: "tiny", version: "0.1.0", compat, devices, clock };
     Metrics::new(&options).unwrap()
 }
 
@@ -72,17 +76,12 @@ fn fault() -> PolicyFault {
 #[test]
 fn every_event_shows_in_a_scrape() {
     let step = LastStep { wall: 3 * MILLISECOND, device: SECOND, recomputed_tokens: 4, ..LastStep::default() };
-    let sample =
-        DeviceSample { nvml_gpu: Some(0.7), memory_used_bytes: Some(8_000_000_000), ..DeviceSample::default() };
-    let sample = EngineEvent::Device { replica: REPLICA, sample: &sample };
     let (done, calm, fault) = (finished(), installed("calm", 1), fault());
     let busy = Rejection { caller: false, reason: "full".to_owned(), retry_after: SECOND };
     let step = EngineEvent::Step { replica: REPLICA, step: &step };
     let held = EngineEvent::Occupancy { replica: REPLICA, running: 3, waiting: 2, blocks_used: 75, blocks_total: 100 };
     let cost = CallCost { nanos: 2000, fuel: 0 };
-    let cases: [(EngineEvent<'_>, &str, f64); 24] = [
-        (sample.clone(), r#"gpu_utilization{gpu_id="1"}"#, 0.7),
-        (sample, r#"gpu_memory_usage{gpu_id="1"}"#, 8.0),
+    let cases: [(EngineEvent<'_>, &str, f64); 22] = [
         (step.clone(), r#"sluice_device_busy_seconds_total{replica="1"}"#, 1.0),
         (held.clone(), r#"sluice_requests_running{replica="1"}"#, 3.0),
         (held.clone(), r#"sluice_requests_waiting{replica="1"}"#, 2.0),
@@ -260,13 +259,61 @@ fn a_request_that_never_came_to_a_replica_is_counted_too() {
     assert_eq!(value(&metrics, "sluice_prompt_tokens_total"), Some(0.0));
 }
 
+/// The card of one replica.
+struct OneCard(DeviceReading);
+
+impl DeviceReadings for OneCard {
+    fn latest(&self, replica: ReplicaId) -> Option<DeviceReading> {
+        (replica == REPLICA).then_some(self.0)
+    }
+}
+
+const CARD: DeviceReading = DeviceReading {
+    taken: 9 * SECOND,
+    nvml_gpu: Some(0.7),
+    nvml_memory: Some(0.6),
+    memory_used_bytes: Some(8_000_000_000),
+    memory_total_bytes: Some(24_000_000_000),
+    power_watts: Some(449.5),
+    sm_clock_hz: Some(2_520_000_000),
+    // Held down by the cap on its power, and by nothing else.
+    throttle_reasons: Some(4),
+    sm_activity: Some(0.875),
+    dram_activity: Some(0.75),
+};
+
 #[test]
-fn without_a_device_that_can_be_read_there_is_no_gpu_but_a_speed() {
-    let metrics = metrics();
-    metrics.observe(&EngineEvent::Device { replica: REPLICA, sample: &DeviceSample::default() });
-    let text = metrics.scrape().unwrap();
-    assert!(!text.contains("gpu_utilization") && !text.contains("gpu_memory_usage"), "{text}");
-    assert_eq!(value(&metrics, r#"token_generation_speed{gpu_id="1"}"#), Some(0.0));
+fn what_a_card_says_shows_in_a_scrape() {
+    let cases = [
+        ("gpu_utilization", "", 0.7),
+        ("gpu_memory_usage", "", 8.0),
+        ("sluice_gpu_memory_access_ratio", "", 0.6),
+        ("sluice_gpu_memory_used_bytes", "", 8e9),
+        ("sluice_gpu_memory_size_bytes", "", 24e9),
+        ("sluice_gpu_power_watts", "", 449.5),
+        ("sluice_gpu_sm_clock_hertz", "", 2.52e9),
+        ("sluice_gpu_sm_activity_ratio", "", 0.875),
+        ("sluice_gpu_dram_activity_ratio", "", 0.75),
+        ("sluice_gpu_throttled", r#",reason="sw_power_cap""#, 1.0),
+        ("sluice_gpu_throttled", r#",reason="hw_slowdown""#, 0.0),
+    ];
+    let metrics = metrics_over(Arc::new(OneCard(CARD)), None);
+    for (name, label, expected) in cases {
+        let of = |id| value(&metrics, &format!(r#"{name}{{gpu_id="{id}"{label}}}"#));
+        assert_eq!((of(0), of(1)), (None, Some(expected)), "{name}");
+    }
+}
+
+#[test]
+fn without_a_card_that_answers_there_is_no_gpu_but_a_speed() {
+    // By the clock of the tests the last one was read 3.5 s ago.
+    let long_ago = DeviceReading { taken: 6 * SECOND + SECOND / 2, ..CARD };
+    for reading in [DeviceReading { taken: CARD.taken, ..DeviceReading::default() }, long_ago] {
+        let metrics = metrics_over(Arc::new(OneCard(reading)), None);
+        let text = metrics.scrape().unwrap();
+        assert!(!text.contains("gpu_utilization") && !text.contains("_gpu_") && !text.contains("gpu_memory"), "{text}");
+        assert_eq!(value(&metrics, r#"token_generation_speed{gpu_id="1"}"#), Some(0.0));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod determinism;
+mod devices;
 mod dispatch;
 mod fake;
 mod guard;

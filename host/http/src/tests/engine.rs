@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use sluice_core::view::EngineLimits;
 use sluice_core::{
-    Clock, EndOfStream, Failure, FailureKind, FinishReason, Nanos, PromptVariants, Request, SampledToken, SinkClosed,
-    TokenEvent,
+    Clock, EndOfStream, Failure, FailureKind, FinishReason, Nanos, NoDevices, PromptVariants, Request, SampledToken,
+    SinkClosed, TokenEvent,
 };
 use sluice_engine::handle::{PoolCommand, PoolHandle};
 use sluice_engine::order::Stopped;
@@ -134,6 +134,7 @@ pub(super) fn metrics() -> Arc<Metrics> {
         model: "org/tiny",
         version: "0",
         compat: None,
+        devices: Arc::new(NoDevices),
         clock: Arc::new(Still),
     });
     Arc::new(metrics.unwrap())
