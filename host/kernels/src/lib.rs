@@ -6,6 +6,8 @@
 mod address;
 pub mod attention;
 mod card;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod layout;
 mod matrix;

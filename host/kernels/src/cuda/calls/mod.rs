@@ -1,0 +1,206 @@
+//! What an operation is to a card: launches, as plain data. Nothing here asks a card for anything.
+
+mod attention;
+mod moves;
+mod product;
+mod sampling;
+
+use std::collections::HashMap;
+
+use super::args::{Arguments, Pointer, TensorMap};
+use super::workspace::Workspace;
+use crate::op::{Activations, KvPool, Sum};
+use crate::{Address, Card, DeviceError, Layout, Op};
+
+/// One launch.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are launches of kernels, and a box would be memory of its own"
+)]
+pub(super) enum Call {
+    Kernel(Launch),
+    Library(Gemm),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Launch {
+    pub(super) kernel: &'static str,
+    pub(super) grid: [u32; 3],
+    pub(super) threads: Threads,
+    /// Of shared memory, beside what the kernel itself asks for.
+    pub(super) more_shared: u32,
+    pub(super) arguments: Arguments,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Threads {
+    /// As many as the kernel was compiled for.
+    AsCompiled,
+    Count(u32),
+}
+
+/// y = x · Wᵀ in bf16, by cuBLASLt; all in rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Gemm {
+    pub(super) shape: Shape,
+    pub(super) x: Pointer,
+    pub(super) weights: Pointer,
+    pub(super) y: Pointer,
+}
+
+/// Rows, outputs, inputs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Shape {
+    pub(super) m: u32,
+    pub(super) n: u32,
+    pub(super) k: u32,
+}
+
+/// What launches depend on beside their operation.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) card: &'a Card,
+    /// Where the memory that operations speak of begins.
+    pub(super) memory: Pointer,
+    pub(super) workspace: &'a Workspace,
+    /// Of keys and of values.
+    pub(super) maps: &'a HashMap<KvPool, [TensorMap; 2]>,
+}
+
+/// Appends the launches of `op`.
+pub(super) fn plan(op: &Op, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
+    match op {
+        Op::Embed(op) => moves::embed(op, site, calls),
+        Op::Norm(op) => moves::norm(op, site, calls),
+        Op::Product(op) => product::product(op, site, calls),
+        Op::Dequantize(op) => product::dequantize(op, site, calls),
+        Op::Rope(op) => attention::rope(op, site, calls),
+        Op::DecodeAttention(op) => attention::decode(op, site, calls),
+        Op::PrefillAttention(op) => attention::prefill(op, site, calls),
+        Op::SiluMul(op) => moves::silu_mul(op, site, calls),
+        Op::Gather(op) => moves::gather(op, site, calls),
+        Op::Widen(op) => moves::widen(op, site, calls),
+        Op::Count(op) => sampling::count(op, site, calls),
+        Op::Sample(op) => sampling::sample(op, site, calls),
+    }
+}
+
+/// Rows that it computes; of prefill attention, which has runs of them, none.
+pub(super) fn rows(op: &Op) -> u32 {
+    match op {
+        Op::Embed(op) => op.rows,
+        Op::Norm(op) => op.rows,
+        Op::Product(op) => op.rows,
+        Op::Rope(op) => op.rows,
+        Op::DecodeAttention(op) => op.rows,
+        Op::SiluMul(op) => op.rows,
+        Op::Gather(op) => op.rows,
+        Op::Widen(op) => op.rows,
+        Op::Sample(op) => op.rows,
+        Op::Dequantize(_) | Op::PrefillAttention(_) | Op::Count(_) => 0,
+    }
+}
+
+impl Launch {
+    fn new<T: bytemuck::Pod>(kernel: &'static str, grid: [u32; 3], threads: Threads, arguments: &T) -> Self {
+        Self { kernel, grid, threads, more_shared: 0, arguments: Arguments::of(arguments) }
+    }
+}
+
+impl Site<'_> {
+    fn at(&self, address: Address) -> Pointer {
+        self.memory + address.0
+    }
+
+    /// Null where there is nothing.
+    fn at_any(&self, address: Option<Address>) -> Pointer {
+        address.map_or(0, |address| self.at(address))
+    }
+
+    /// Null, null, 1 and 0 stand for what is not there.
+    fn sum(&self, sum: Option<Sum>) -> Parts {
+        match sum {
+            None => Parts { whole: 0, parts: 0, count: 1, stride: 0 },
+            Some(Sum::Whole(whole)) => Parts { whole: self.at(whole.at), parts: 0, count: 1, stride: 0 },
+            Some(Sum::Parts { at, count, stride }) => Parts { whole: 0, parts: self.at(at), count, stride },
+        }
+    }
+}
+
+/// What a product has made, as kernels are told of it.
+struct Parts {
+    whole: Pointer,
+    parts: Pointer,
+    count: u32,
+    stride: u32,
+}
+
+fn refuse(why: impl Into<String>) -> DeviceError {
+    DeviceError(why.into())
+}
+
+fn require(holds: bool, why: impl FnOnce() -> String) -> Result<(), DeviceError> {
+    if holds { Ok(()) } else { Err(refuse(why())) }
+}
+
+fn is_wide(activations: Activations) -> u32 {
+    u32::from(matches!(activations.layout, Layout::Wide { .. }))
+}
+
+/// The second and third size of a grid go up to here.
+const MOST_GRID: u32 = 65_535;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::cuda) fn hopper() -> Card {
+        Card {
+            name: "H200".into(),
+            capability: (9, 0),
+            multiprocessors: 132,
+            shared_bytes: 232_448,
+            memory_bytes: 141 << 30,
+        }
+    }
+
+    pub(in crate::cuda) fn ada() -> Card {
+        Card {
+            name: "RTX 4090".into(),
+            capability: (8, 9),
+            multiprocessors: 128,
+            shared_bytes: 101_376,
+            memory_bytes: 24 << 30,
+        }
+    }
+
+    /// Where the memory of tests begins.
+    pub(super) const MEMORY: Pointer = 1 << 32;
+
+    pub(super) fn planned(card: &Card, op: Op) -> Result<Vec<Call>, DeviceError> {
+        planned_with(card, op, &HashMap::new())
+    }
+
+    pub(super) fn planned_with(
+        card: &Card,
+        op: Op,
+        maps: &HashMap<KvPool, [TensorMap; 2]>,
+    ) -> Result<Vec<Call>, DeviceError> {
+        let workspace = Workspace::plan(card).at(1 << 40);
+        let mut calls = Vec::new();
+        plan(&op, Site { card, memory: MEMORY, workspace: &workspace, maps }, &mut calls)?;
+        Ok(calls)
+    }
+
+    /// The launches, all of which have arguments of this type.
+    pub(super) fn launches<T: bytemuck::Pod>(calls: &[Call]) -> Vec<(&'static str, [u32; 3], T)> {
+        let launch = |call: &Call| match call {
+            Call::Kernel(launch) => {
+                (launch.kernel, launch.grid, bytemuck::pod_read_unaligned(launch.arguments.bytes()))
+            }
+            Call::Library(gemm) => panic!("{gemm:?}"),
+        };
+        calls.iter().map(launch).collect()
+    }
+}

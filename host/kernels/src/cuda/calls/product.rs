@@ -1,0 +1,241 @@
+//! Products, and what makes their weights bf16.
+
+use super::{Call, Gemm, Launch, Shape, Site, Threads, is_wide, refuse, require};
+use crate::cuda::args::{DequantArgs, ProductArgs};
+use crate::cuda::workspace::COUNTERS;
+use crate::op::{Dequantize, Product, Sum};
+use crate::{DeviceError, Layout, Matrix, TILE, WeightForm, product};
+
+/// What the kernels' table of NF4 values is multiplied by, so that bf16 takes least from them: NF4_TABLE_FACTOR.
+const NF4_TABLE_FACTOR: f32 = 1.4367;
+
+/// Rows that the kernels of few rows take.
+const FEW: u32 = 8;
+
+/// Row tiles that the blocks of a wide product may count together, beyond those that are there.
+const GROUP_TILES: u32 = 32;
+
+const DEQUANTIZE_THREADS: u32 = 256;
+
+/// Blocks to each multiprocessor.
+const DEQUANTIZE_BLOCKS: u32 = 8;
+
+pub(super) fn product(op: &Product, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
+    let tiles = op.matrix.outputs.is_multiple_of(TILE.0) && op.matrix.inputs.is_multiple_of(TILE.1);
+    require(tiles, || format!("product of {}: not whole tiles", sizes(&op.matrix)))?;
+    if op.rows > 0 {
+        calls.push(match op.kernel {
+            product::Launch::Library => Call::Library(library(op, site)?),
+            product::Launch::Kernel { name, blocks } => Call::Kernel(kernel(op, name, blocks, site)?),
+        });
+    }
+    Ok(())
+}
+
+fn library(op: &Product, site: Site<'_>) -> Result<Gemm, DeviceError> {
+    let matrix = op.matrix;
+    let Sum::Whole(y) = op.y else { return Err(refuse("cuBLASLt leaves no parts of a product")) };
+    let plain = matrix.form == WeightForm::Bf16 && !op.silu && op.x.layout == Layout::Rows && y.layout == Layout::Rows;
+    require(plain, || format!("cuBLASLt computes bf16 in rows, and no silu, not {op:?}"))?;
+    let shape = Shape { m: op.rows, n: matrix.outputs, k: matrix.inputs };
+    Ok(Gemm { shape, x: site.at(op.x.at), weights: site.at(matrix.weights), y: site.at(y.at) })
+}
+
+fn kernel(op: &Product, name: &'static str, blocks: u32, site: Site<'_>) -> Result<Launch, DeviceError> {
+    fits(op, name, blocks, site)?;
+    let (x_row, x_oct) = op.x.layout.strides(op.matrix.inputs);
+    let outputs = if op.silu { op.matrix.outputs / 2 } else { op.matrix.outputs };
+    let y = site.sum(Some(op.y));
+    let (y_row, y_oct, y_wide) = match op.y {
+        Sum::Whole(y) => (y.layout.strides(outputs).0, y.layout.strides(outputs).1, is_wide(y)),
+        Sum::Parts { .. } => (outputs, Layout::Rows.strides(outputs).1, 0),
+    };
+    let arguments = ProductArgs {
+        weights: site.at(op.matrix.weights),
+        scales: site.at(op.matrix.scales),
+        x: site.at(op.x.at),
+        y: y.whole,
+        partial: site.workspace.partial(),
+        arrivals: site.workspace.arrivals(),
+        m: op.rows,
+        n: op.matrix.outputs,
+        k: op.matrix.inputs,
+        x_row,
+        x_oct,
+        y_row,
+        y_oct,
+        alpha: alpha(&op.matrix),
+        y_f32: y.parts,
+        splits: y.count,
+        split_stride: y.stride,
+        y_wide,
+        padding: 0,
+    };
+    Ok(Launch::new(name, [blocks, 1, 1], Threads::AsCompiled, &arguments))
+}
+
+/// Whether the kernel may be launched so: what it does not check itself.
+fn fits(op: &Product, name: &str, blocks: u32, site: Site<'_>) -> Result<(), DeviceError> {
+    let few = name.contains("_m8");
+    require(!few || op.rows <= FEW, || format!("{name} computes at most {FEW} rows, not {}", op.rows))?;
+    if let Layout::Wide { rows } = op.x.layout {
+        require(rows == op.rows, || format!("{name}: {} rows of activations for {rows}", op.rows))?;
+    }
+    match op.y {
+        Sum::Parts { count, .. } => {
+            let shared_out = count > 1 && blocks.is_multiple_of(count);
+            require(shared_out, || format!("{name}: {count} parts by {blocks} blocks"))
+        }
+        Sum::Whole(_) if few => Ok(()),
+        // These leave sums to each other.
+        Sum::Whole(_) => {
+            let room = blocks <= site.card.multiprocessors && op.matrix.outputs / TILE.0 + GROUP_TILES <= COUNTERS;
+            require(room, || format!("{name}: no room for what {blocks} blocks leave of {}", sizes(&op.matrix)))
+        }
+    }
+}
+
+fn alpha(matrix: &Matrix) -> f32 {
+    match matrix.form {
+        WeightForm::Bf16 => 1.0,
+        WeightForm::Int8 => matrix.unit,
+        WeightForm::Nf4 => matrix.unit / NF4_TABLE_FACTOR,
+    }
+}
+
+pub(super) fn dequantize(op: &Dequantize, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
+    let kernel = match op.matrix.form {
+        WeightForm::Bf16 => return Err(refuse("weights of bf16 are not to be dequantised")),
+        WeightForm::Int8 => "dequant_int8",
+        WeightForm::Nf4 => "dequant_nf4",
+    };
+    let arguments = DequantArgs {
+        weights: site.at(op.matrix.weights),
+        scales: site.at(op.matrix.scales),
+        out: site.at(op.out),
+        n: op.matrix.outputs,
+        k: op.matrix.inputs,
+        factor: op.matrix.unit,
+        padding: 0,
+    };
+    let grid = [site.card.multiprocessors * DEQUANTIZE_BLOCKS, 1, 1];
+    calls.push(Call::Kernel(Launch::new(kernel, grid, Threads::Count(DEQUANTIZE_THREADS), &arguments)));
+    Ok(())
+}
+
+fn sizes(matrix: &Matrix) -> String {
+    format!("{} by {}", matrix.outputs, matrix.inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{MEMORY, ada, hopper, launches, planned};
+    use super::*;
+    use crate::op::Activations;
+    use crate::product::{Plan, Purpose, plan};
+    use crate::{Address, Card, Op};
+
+    fn matrix(form: WeightForm, outputs: u32, inputs: u32) -> Matrix {
+        Matrix { form, outputs, inputs, weights: Address(256), scales: Address(512), unit: 0.5 }
+    }
+
+    /// As whoever plans a step would make it.
+    fn planned_product(card: &Card, matrix: Matrix, rows: u32, purpose: Purpose) -> (Plan, Product) {
+        let Matrix { form, outputs, inputs, .. } = matrix;
+        let plan = plan(card, form, outputs, inputs, rows, purpose);
+        let rows_of = |at, layout| Activations { at: Address(at), layout };
+        let y = match (plan.parts, plan.separate_silu) {
+            (1, true) => Sum::Whole(rows_of(2048, Layout::Rows)),
+            (1, false) => Sum::Whole(rows_of(2048, if purpose == Purpose::Silu { plan.input } else { Layout::Rows })),
+            (count, _) => Sum::Parts { at: Address(2048), count, stride: rows * outputs },
+        };
+        let matrix = Matrix { form: if plan.dequantize { WeightForm::Bf16 } else { form }, ..matrix };
+        let silu = purpose == Purpose::Silu && !plan.separate_silu;
+        (plan, Product { matrix, kernel: plan.launch, silu, x: rows_of(1024, plan.input), y, rows })
+    }
+
+    #[test]
+    fn every_planned_product_can_be_launched() {
+        for card in [hopper(), ada()] {
+            for form in [WeightForm::Nf4, WeightForm::Int8, WeightForm::Bf16] {
+                for rows in crate::product::row_counts(&card, form, 1024) {
+                    for (purpose, outputs) in [(Purpose::Summed, 7168), (Purpose::Silu, 27648), (Purpose::Whole, 5120)]
+                    {
+                        let (plan, op) = planned_product(&card, matrix(form, outputs, 5120), rows, purpose);
+                        let calls = planned(&card, Op::Product(op)).expect("it is launched as planned");
+                        assert_eq!(calls.len(), 1, "{plan:?}");
+                        match (&calls[0], plan.launch) {
+                            (Call::Kernel(launch), product::Launch::Kernel { name, blocks }) => {
+                                assert_eq!((launch.kernel, launch.grid), (name, [blocks, 1, 1]));
+                                assert_eq!(launch.threads, Threads::AsCompiled);
+                            }
+                            (Call::Library(gemm), product::Launch::Library) => {
+                                assert_eq!(gemm.shape, Shape { m: rows, n: outputs, k: 5120 });
+                            }
+                            _ => panic!("{plan:?}"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_is_told_of_parts_layouts_and_scales() {
+        let (plan, op) = planned_product(&hopper(), matrix(WeightForm::Nf4, 5120, 5120), 16, Purpose::Summed);
+        let calls = planned(&hopper(), Op::Product(op)).expect("it fits");
+        let [(_, _, arguments)] = launches::<ProductArgs>(&calls)[..] else { panic!("one launch") };
+        assert!(plan.parts > 1);
+        assert_eq!((arguments.y, arguments.y_f32), (0, MEMORY + 2048));
+        assert_eq!((arguments.splits, arguments.split_stride), (plan.parts, 16 * 5120));
+        assert_eq!((arguments.x_row, arguments.x_oct), (8, 128));
+        assert_eq!((arguments.y_row, arguments.y_oct, arguments.y_wide), (5120, 8, 0));
+        assert_eq!(arguments.alpha.to_bits(), (0.5f32 / 1.4367).to_bits());
+
+        let (_, op) = planned_product(&hopper(), matrix(WeightForm::Int8, 27648, 5120), 64, Purpose::Silu);
+        let calls = planned(&hopper(), Op::Product(op)).expect("it fits");
+        let [(_, _, arguments)] = launches::<ProductArgs>(&calls)[..] else { panic!("one launch") };
+        assert_eq!((arguments.y, arguments.y_f32, arguments.splits), (MEMORY + 2048, 0, 1));
+        assert_eq!((arguments.y_row, arguments.y_oct, arguments.y_wide), (8, 512, 1));
+        assert_eq!((arguments.n, arguments.alpha), (27648, 0.5));
+    }
+
+    #[test]
+    fn what_would_read_or_write_elsewhere_is_refused() {
+        let whole = |layout| Sum::Whole(Activations { at: Address(2048), layout });
+        let refused = |change: &dyn Fn(&mut Product)| {
+            let matrix = matrix(WeightForm::Nf4, 5120, 5120);
+            let (_, mut op) = planned_product(&hopper(), matrix, 128, Purpose::Whole);
+            change(&mut op);
+            planned(&hopper(), Op::Product(op)).expect_err("it is refused").to_string()
+        };
+        let library = |op: &mut Product| op.kernel = product::Launch::Library;
+        let named = |name, blocks| move |op: &mut Product| op.kernel = product::Launch::Kernel { name, blocks };
+        assert!(refused(&library).starts_with("cuBLASLt computes bf16"));
+        assert!(refused(&named("nf4_m8_small", 132)).starts_with("nf4_m8_small computes at most 8 rows"));
+        assert!(refused(&named("nf4_wide128", 133)).contains("no room for what 133 blocks leave"));
+        assert!(refused(&|op| op.rows = 100).contains("100 rows of activations for 128"));
+        assert!(refused(&|op| op.matrix.inputs = 5121).contains("not whole tiles"));
+        assert!(refused(&|op| op.y = Sum::Parts { at: Address(0), count: 5, stride: 1 }).contains("5 parts by 132"));
+        assert!(
+            refused(&|op| {
+                library(op);
+                op.matrix.form = WeightForm::Bf16;
+                op.x.layout = Layout::Rows;
+                op.y = whole(Layout::Wide { rows: 128 });
+            })
+            .starts_with("cuBLASLt computes bf16")
+        );
+    }
+
+    #[test]
+    fn dequantising_takes_the_unit_as_it_is() {
+        let op = |form| Op::Dequantize(Dequantize { matrix: matrix(form, 5120, 640), out: Address(4096) });
+        for (form, kernel) in [(WeightForm::Nf4, "dequant_nf4"), (WeightForm::Int8, "dequant_int8")] {
+            let calls = planned(&ada(), op(form)).expect("it is quantised");
+            let [(name, grid, arguments)] = launches::<DequantArgs>(&calls)[..] else { panic!("one launch") };
+            assert_eq!((name, grid, arguments.factor), (kernel, [1024, 1, 1], 0.5));
+        }
+        assert!(planned(&ada(), op(WeightForm::Bf16)).is_err());
+    }
+}

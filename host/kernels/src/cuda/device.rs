@@ -1,0 +1,392 @@
+//! A real card: operations become launches on one stream, steps are queued on it, and events say how far it has come.
+
+use std::collections::HashMap;
+use std::{env, mem};
+
+use super::args::TensorMap;
+use super::bounds;
+use super::calls::{self, Call, Site};
+use super::driver::{Context, DeviceMemory, Graph, Stream, free_bytes, tensor_map};
+use super::kernels::Kernels;
+use super::library::Library;
+use super::overlap::overlaps;
+use super::slots::Slots;
+use super::workspace::Workspace;
+use crate::op::{BLOCK_TOKENS, KvPool};
+use crate::{Address, Card, Copy, Device, DeviceError, Finished, GraphId, Op, Region, Submission, Work};
+
+/// Set to 1, every operation is waited for, recorded ones too, so that an error names the kernel that made it.
+const SYNCHRONOUS: &str = "SLUICE_CUDA_SYNC";
+
+/// Tokens that stand together in a tensor map.
+const MAP_TOKENS: u64 = 8;
+
+/// One card. Everything is reserved by [`Device::reserve`], but graphs, which the driver keeps.
+///
+/// It may go from thread to thread, and is used by one at a time. Fields are dropped as they stand: the context goes last.
+pub struct CudaDevice {
+    recorded: Vec<Recorded>,
+    slots: Slots,
+    /// Of operations that are launched now; kept, so that a step reserves no memory for it.
+    calls: Vec<Call>,
+    maps: HashMap<KvPool, [TensorMap; 2]>,
+    kernels: Kernels,
+    /// None until the first product of its kind.
+    library: Option<Library>,
+    workspace: Workspace,
+    /// What the workspace is a plan of.
+    _workspace_memory: DeviceMemory,
+    /// What operations speak of. None until it is reserved.
+    memory: Option<DeviceMemory>,
+    stream: Stream,
+    synchronous: bool,
+    card: Card,
+    context: Context,
+}
+
+enum Recorded {
+    Graph(Graph),
+    /// To be launched one by one.
+    Calls(Vec<Call>),
+}
+
+/// Whether algorithms may be tried out, which overwrites what products make.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    Allowed,
+    Forbidden,
+}
+
+impl CudaDevice {
+    /// One of the cards that [`count`](super::count) counts. Errors: there is no such card, it is too old, its driver is,
+    /// or it has no room for what kernels need for themselves.
+    pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
+        let (context, card) = Context::open(ordinal)?;
+        let stream = Stream::new()?;
+        let workspace = Workspace::plan(&card);
+        let workspace_memory = cleared(workspace.bytes(), &stream)?;
+        Ok(Self {
+            recorded: Vec::new(),
+            slots: Slots::default(),
+            calls: Vec::new(),
+            maps: HashMap::new(),
+            kernels: Kernels::load()?,
+            library: None,
+            workspace: workspace.at(workspace_memory.at()),
+            _workspace_memory: workspace_memory,
+            memory: None,
+            stream,
+            synchronous: env::var_os(SYNCHRONOUS).is_some_and(|value| value == "1"),
+            card,
+            context,
+        })
+    }
+
+    /// Finds the kernels and algorithms of operations that will be submitted later, so that no step has to. As in
+    /// [`Device::record`], what products write is overwritten, and their weights should be there.
+    pub fn warm_up(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
+        self.context.enter()?;
+        self.prepare_all(ops, Trial::Allowed).map(drop)
+    }
+
+    fn memory(&self) -> Result<&DeviceMemory, DeviceError> {
+        self.memory.as_ref().ok_or_else(|| DeviceError("nothing is reserved on the GPU yet".into()))
+    }
+
+    /// Where so many bytes are, all of which there are.
+    fn locate(&self, what: &str, at: Address, bytes: u64) -> Result<u64, DeviceError> {
+        let memory = self.memory()?;
+        bounds::within(what, Region { at, bytes }, memory.bytes())?;
+        Ok(memory.at() + at.0)
+    }
+
+    fn prepare_all(&mut self, ops: &[Op], trial: Trial) -> Result<Vec<Call>, DeviceError> {
+        let mut all = Vec::new();
+        ops.iter().try_for_each(|op| self.prepare(op, trial, &mut all))?;
+        Ok(all)
+    }
+
+    /// Appends the launches of `op`, which can run from now on.
+    fn prepare(&mut self, op: &Op, trial: Trial, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
+        let first = calls.len();
+        let memory = self.memory()?;
+        let (at, bytes) = (memory.at(), memory.bytes());
+        bounds::check(op, bytes)?;
+        self.map_cache(op, at)?;
+        let site = Site { card: &self.card, memory: at, workspace: &self.workspace, maps: &self.maps };
+        calls::plan(op, site, calls)?;
+        calls[first..].iter().try_for_each(|call| self.prepare_call(call, trial))
+    }
+
+    fn prepare_call(&mut self, call: &Call, trial: Trial) -> Result<(), DeviceError> {
+        let gemm = match call {
+            Call::Kernel(launch) => return self.kernels.prepare(&self.card, launch),
+            Call::Library(gemm) => gemm,
+        };
+        let library = match &mut self.library {
+            Some(library) => library,
+            none => none.insert(Library::open(&self.workspace)?),
+        };
+        match trial {
+            Trial::Allowed => library.try_out(gemm, &self.stream, &self.workspace),
+            Trial::Forbidden => library.prepare(gemm.shape),
+        }
+    }
+
+    /// Describes the cache to the units that copy from it, once for each pool, where a kernel reads it so.
+    fn map_cache(&mut self, op: &Op, memory: u64) -> Result<(), DeviceError> {
+        let Op::PrefillAttention(attention) = op else { return Ok(()) };
+        let pool = attention.cache.pool;
+        if !self.card.has_wgmma() || self.maps.contains_key(&pool) {
+            return Ok(());
+        }
+        let heads = u64::from(pool.layers) * u64::from(pool.blocks) * u64::from(pool.kv_heads);
+        let groups = heads * (u64::from(BLOCK_TOKENS) / MAP_TOKENS);
+        let map = |address: Address| tensor_map(memory + address.0, groups);
+        self.maps.insert(pool, [map(pool.keys)?, map(pool.values)?]);
+        Ok(())
+    }
+
+    fn issue(&self, call: &Call, overlaps: bool) -> Result<(), DeviceError> {
+        let (name, issued) = match call {
+            Call::Kernel(launch) => {
+                let (kernel, shape) = self.kernels.of(launch, overlaps)?;
+                (launch.kernel, self.stream.launch(kernel, shape, &launch.arguments))
+            }
+            Call::Library(gemm) => {
+                let library = self.library.as_ref();
+                let library = library.ok_or_else(|| DeviceError("cuBLASLt was not prepared".into()))?;
+                ("cuBLASLt", library.run(gemm, &self.stream, &self.workspace))
+            }
+        };
+        issued.map_err(|error| DeviceError(format!("launching {name}: {error}")))
+    }
+
+    /// One after the other, none before the one before it has ended.
+    fn issue_all(&self, calls: &[Call]) -> Result<(), DeviceError> {
+        for call in calls {
+            self.issue(call, false)?;
+            if self.synchronous {
+                let name = match call {
+                    Call::Kernel(launch) => launch.kernel,
+                    Call::Library(_) => "cuBLASLt",
+                };
+                self.stream.synchronize().map_err(|error| DeviceError(format!("{name}: {error}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, work: Work<'_>) -> Result<(), DeviceError> {
+        match work {
+            Work::Graph(id) => match self.recorded.get(id.0) {
+                Some(Recorded::Graph(graph)) => graph.launch(&self.stream),
+                Some(Recorded::Calls(calls)) => self.issue_all(calls),
+                None => Err(DeviceError(format!("{id:?} was not recorded"))),
+            },
+            Work::Ops(ops) => {
+                let mut calls = mem::take(&mut self.calls);
+                let done = ops.iter().try_for_each(|op| {
+                    calls.clear();
+                    self.prepare(op, Trial::Forbidden, &mut calls)?;
+                    self.issue_all(&calls)
+                });
+                self.calls = calls;
+                done
+            }
+        }
+    }
+
+    fn copy_in(&mut self, copy: &Copy) -> Result<(), DeviceError> {
+        let reach = reach(copy)?;
+        let to = self.locate("input", copy.to, reach)?;
+        let slot = self.slots.next().ok_or_else(all_in_flight)?;
+        let staging = slot.staging.bytes();
+        bounds::within("staged input", Region { at: Address(copy.from as u64), bytes: reach }, staging.len() as u64)?;
+        let from = &staging[copy.from..][..reach as usize];
+        match from.len() {
+            0 => Ok(()),
+            all if all == copy.bytes * copy.runs => self.stream.copy_in(to, from),
+            _ => self.stream.copy_runs_in(to, from, copy.bytes, copy.pitch, copy.runs),
+        }
+    }
+
+    fn copy_results_out(&mut self, results: &[Region]) -> Result<(), DeviceError> {
+        let mut used = 0;
+        for region in results {
+            let from = self.locate("result", region.at, region.bytes)?;
+            let slot = self.slots.next().ok_or_else(all_in_flight)?;
+            let room = slot.results.bytes().len() as u64;
+            bounds::within("results", Region { at: Address(used), bytes: region.bytes }, room)?;
+            if region.bytes > 0 {
+                let to = &mut slot.results.bytes_mut()[used as usize..][..region.bytes as usize];
+                self.stream.copy_out(to, from)?;
+            }
+            used += region.bytes;
+        }
+        self.slots.next().ok_or_else(all_in_flight)?.used = used as usize;
+        Ok(())
+    }
+
+    fn enqueue(&mut self, submission: &Submission<'_>) -> Result<(), DeviceError> {
+        submission.copies.iter().try_for_each(|copy| self.copy_in(copy))?;
+        self.stream.record(&self.slots.next().ok_or_else(all_in_flight)?.start)?;
+        self.work(submission.work)?;
+        self.stream.record(&self.slots.next().ok_or_else(all_in_flight)?.end)?;
+        self.copy_results_out(submission.results)?;
+        self.stream.record(&self.slots.next().ok_or_else(all_in_flight)?.done)?;
+        self.slots.begin();
+        Ok(())
+    }
+}
+
+impl Device for CudaDevice {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn free_bytes(&self) -> Result<u64, DeviceError> {
+        self.context.enter()?;
+        free_bytes()
+    }
+
+    fn reserve(&mut self, bytes: u64, staging: usize, results: usize, depth: usize) -> Result<(), DeviceError> {
+        if self.memory.is_some() {
+            return Err(DeviceError("memory of the GPU is reserved once".into()));
+        }
+        self.context.enter()?;
+        self.slots = Slots::reserve(staging, results, depth)?;
+        self.memory = Some(cleared(bytes, &self.stream)?);
+        Ok(())
+    }
+
+    fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.context.enter()?;
+        let to = self.locate("upload", to, bytes.len() as u64)?;
+        if !bytes.is_empty() {
+            self.stream.copy_in(to, bytes)?;
+        }
+        // Whether memory that is not pinned may be read later still depends on the system.
+        self.stream.synchronize()
+    }
+
+    fn record(&mut self, ops: &[Op]) -> Result<GraphId, DeviceError> {
+        self.context.enter()?;
+        let calls = self.prepare_all(ops, Trial::Allowed)?;
+        let recorded = if self.synchronous {
+            Recorded::Calls(calls)
+        } else {
+            let rows = ops.iter().map(calls::rows).max().unwrap_or(0);
+            let mut issued = calls.iter().zip(overlaps(&self.card, rows, &calls));
+            let graph = Graph::capture(&self.stream, || issued.try_for_each(|(call, early)| self.issue(call, early)))?;
+            Recorded::Graph(graph)
+        };
+        self.recorded.push(recorded);
+        Ok(GraphId(self.recorded.len() - 1))
+    }
+
+    /// Empty where all steps are in flight.
+    fn staging(&mut self) -> &mut [u8] {
+        match self.slots.next() {
+            Some(slot) => slot.staging.bytes_mut(),
+            None => &mut [],
+        }
+    }
+
+    fn submit(&mut self, submission: &Submission<'_>) -> Result<(), DeviceError> {
+        self.context.enter()?;
+        let enqueued = self.enqueue(submission);
+        if enqueued.is_err() {
+            // What was begun still reads the slot that the next step is going to be written to.
+            let _ = self.stream.synchronize();
+        }
+        enqueued
+    }
+
+    fn poll(&mut self) -> Result<Option<Finished<'_>>, DeviceError> {
+        self.context.enter()?;
+        let Some(slot) = self.slots.oldest() else { return Ok(None) };
+        if !slot.done.is_reached()? {
+            return Ok(None);
+        }
+        let milliseconds = slot.end.since(&slot.start)?;
+        let device_nanos = (f64::from(milliseconds) * 1e6) as u64;
+        Ok(self.slots.end().map(|slot| Finished { results: &slot.results.bytes()[..slot.used], device_nanos }))
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        self.context.enter()?;
+        self.slots.oldest().map_or(Ok(()), |slot| slot.done.synchronize())
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        // All that follows is of this context, and none of it may be in use.
+        let _ = self.context.enter().and_then(|()| self.stream.synchronize());
+    }
+}
+
+/// All zeros.
+fn cleared(bytes: u64, stream: &Stream) -> Result<DeviceMemory, DeviceError> {
+    let memory = DeviceMemory::reserve(bytes)?;
+    stream.clear(memory.at(), bytes)?;
+    stream.synchronize()?;
+    Ok(memory)
+}
+
+/// Bytes from the first to the last, on either side.
+fn reach(copy: &Copy) -> Result<u64, DeviceError> {
+    let Copy { bytes, runs, pitch, .. } = *copy;
+    if runs == 0 || bytes == 0 {
+        return Ok(0);
+    }
+    let reach = (runs - 1).checked_mul(pitch).and_then(|last| last.checked_add(bytes));
+    match reach {
+        Some(reach) if runs == 1 || pitch >= bytes => Ok(reach as u64),
+        _ => Err(DeviceError(format!("an input of {runs} times {bytes} bytes, {pitch} apart"))),
+    }
+}
+
+fn all_in_flight() -> DeviceError {
+    DeviceError("a step was submitted while all that there is room for are in flight".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_reach_from_their_first_byte_to_their_last() {
+        let copy = |bytes, runs, pitch| Copy { from: 0, to: Address(0), bytes, runs, pitch };
+        for (copy, expected) in [
+            (copy(10, 1, 10), Some(10)),
+            (copy(10, 1, 0), Some(10)),
+            (copy(10, 3, 16), Some(42)),
+            (copy(10, 3, 10), Some(30)),
+            (copy(0, 3, 16), Some(0)),
+            (copy(10, 0, 16), Some(0)),
+            (copy(10, 2, 9), None),
+            (copy(10, usize::MAX, 16), None),
+        ] {
+            assert_eq!(reach(&copy).ok(), expected, "{copy:?}");
+        }
+    }
+
+    /// With a GPU, such a number is none of its cards'; without one, that is said. Nothing panics either way.
+    #[test]
+    fn what_is_not_there_is_said() {
+        let refused = CudaDevice::open(1 << 20).err().expect("nobody has so many").to_string();
+        match super::super::count() {
+            Ok(_) => assert!(refused.starts_with("there is no GPU 1048576"), "{refused}"),
+            Err(none) => assert_eq!(refused, none.to_string()),
+        }
+        assert!(!refused.contains('\n'), "{refused}");
+    }
+
+    #[test]
+    fn a_device_may_change_threads() {
+        fn may<T: Send>() {}
+        may::<CudaDevice>();
+    }
+}
