@@ -33,6 +33,7 @@ pub struct EngineParts {
     pub executor: MakeExecutor,
     pub committed: Committed,
     pub observer: Arc<dyn Observer>,
+    /// What the cards under the replicas say.
     pub devices: Arc<dyn DeviceReadings>,
 }
 
