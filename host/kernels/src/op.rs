@@ -43,7 +43,7 @@ pub enum Sum {
     Parts { at: Address, count: u32, stride: u32 },
 }
 
-/// hidden[r] = table[token of r].
+/// `hidden[r] = table[token of r]`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Embed {
     /// i32 `[rows]`; -1 - i is what was drawn last in row i of `drawn`.
@@ -188,7 +188,7 @@ pub struct SiluMul {
     pub width: u32,
 }
 
-/// out[r] = from[indices[r]], in rows.
+/// `out[r] = from[indices[r]]`, in rows.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Gather {
     pub from: Address,
