@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the benches for Hopper, and the fat binary for every card, side by side: needs nvcc 13 and cublasLt (NVCC and CUDA_HOME say where).
+# Builds the benches for Hopper, side by side: needs nvcc 13 and cublasLt (NVCC and CUDA_HOME say where). The program's own
+# kernels are built by cargo.
 set -euo pipefail
 cd "$(dirname "$0")"
 nvcc=${NVCC:-nvcc}
@@ -12,7 +13,4 @@ for bench in bench_product bench_step bench_prefill bench_sampling; do
     -L"$cuda/lib64" -L"$cuda/lib" -lcublasLt &
   jobs+=($!)
 done
-"$nvcc" -O3 -std=c++17 --fatbin -gencode=arch=compute_89,code=sm_89 -gencode=arch=compute_90a,code=sm_90a \
-  -gencode=arch=compute_80,code=compute_80 kernels.cu -o "$out/kernels.fatbin" &
-jobs+=($!)
 for job in "${jobs[@]}"; do wait "$job"; done

@@ -1,6 +1,9 @@
+// What checks and timings share: memory of the card, random numbers, launches, a library's products.
 #pragma once
+#ifndef ON_CPU
 #include <cublasLt.h>
 #include <cuda_runtime.h>
+#endif
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -11,7 +14,6 @@
 #include <vector>
 #include "host_layout.h"
 #define CK(e) do { cudaError_t _e = (e); if (_e != cudaSuccess) { printf("CUDA error %s at %s:%d\n", cudaGetErrorString(_e), __FILE__, __LINE__); exit(1); } } while (0)
-#define CB(e) do { cublasStatus_t _e = (e); if (_e != CUBLAS_STATUS_SUCCESS) { printf("cublas error %d at %s:%d\n", (int)_e, __FILE__, __LINE__); exit(1); } } while (0)
 
 static int g_sms; static cudaStream_t g_stream; static double g_read_bw = 4.33e12;
 
@@ -23,20 +25,6 @@ inline float bf2f(uint16_t b) { uint32_t u = (uint32_t)b << 16; float f; memcpy(
 inline uint16_t f2bf(float f) { uint32_t u; memcpy(&u, &f, 4); u += 0x7fff + ((u >> 16) & 1); return u >> 16; }
 inline uint16_t f2h(float f) { __half h = __float2half(f); uint16_t b; memcpy(&b, &h, 2); return b; }
 
-// Random bits, or with the default mask random bf16 numbers below 2.
-static __global__ void fill_random(uint32_t* p, size_t n, uint32_t seed, uint32_t mask, uint32_t add) {
-  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
-    uint32_t h = (uint32_t)i * 0x9E3779B1u ^ seed ^ (uint32_t)(i >> 32) * 0x85EBCA77u;
-    h ^= h >> 16; h *= 0x7feb352du; h ^= h >> 15; h *= 0x846ca68bu; h ^= h >> 16;
-    p[i] = (h & mask) + add;
-  }
-}
-static uint32_t g_seed = 1;
-template <class T> T* random_dev(size_t bytes, uint32_t mask = 0xbfffbfffu, uint32_t add = 0) {
-  uint32_t* p = dev_alloc<uint32_t>((bytes + 3) / 4);
-  fill_random<<<2048, 256, 0, g_stream>>>(p, (bytes + 3) / 4, g_seed++ * 77u, mask, add);
-  return (T*)p;
-}
 inline std::vector<uint16_t> random_host(size_t n, float sd, std::mt19937& r) {
   std::normal_distribution<float> d(0, sd); std::vector<uint16_t> v(n);
   for (auto& e : v) e = f2bf(d(r));
@@ -54,6 +42,13 @@ inline void report(const char* what, double err, double limit) {
   printf("%s %-44s err %.2e\n", good ? "ok  " : "FAIL", what, err); fflush(stdout);
 }
 
+inline void parallel_for(int n, const std::function<void(int)>& f) {
+  int nt = std::max(1u, std::thread::hardware_concurrency()); std::vector<std::thread> th;
+  for (int i = 0; i < nt; i++) th.emplace_back([=, &f] { for (int j = i; j < n; j += nt) f(j); });
+  for (auto& t : th) t.join();
+}
+
+#ifndef ON_CPU
 // Kernel launch with or without programmatic dependent launch.
 template <class A> void launch(const void* f, dim3 grid, int threads, int smem, const A& args, bool pdl, cudaStream_t s = nullptr) {
   cudaLaunchConfig_t c = {}; c.gridDim = grid; c.blockDim = dim3(threads); c.dynamicSmemBytes = smem; c.stream = s ? s : g_stream;
@@ -77,12 +72,21 @@ inline double time_graph(const std::function<void()>& record, int replays = 7) {
   CK(cudaGraphExecDestroy(e)); CK(cudaGraphDestroy(g)); CK(cudaEventDestroy(a)); CK(cudaEventDestroy(b));
   std::sort(t.begin(), t.end()); return t[t.size() / 2];
 }
-inline void parallel_for(int n, const std::function<void(int)>& f) {
-  int nt = std::max(1u, std::thread::hardware_concurrency()); std::vector<std::thread> th;
-  for (int i = 0; i < nt; i++) th.emplace_back([=, &f] { for (int j = i; j < n; j += nt) f(j); });
-  for (auto& t : th) t.join();
+// Random bits, or with the default mask random bf16 numbers below 2.
+static __global__ void fill_random(uint32_t* p, size_t n, uint32_t seed, uint32_t mask, uint32_t add) {
+  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    uint32_t h = (uint32_t)i * 0x9E3779B1u ^ seed ^ (uint32_t)(i >> 32) * 0x85EBCA77u;
+    h ^= h >> 16; h *= 0x7feb352du; h ^= h >> 15; h *= 0x846ca68bu; h ^= h >> 16;
+    p[i] = (h & mask) + add;
+  }
 }
-
+static uint32_t g_seed = 1;
+template <class T> T* random_dev(size_t bytes, uint32_t mask = 0xbfffbfffu, uint32_t add = 0) {
+  uint32_t* p = dev_alloc<uint32_t>((bytes + 3) / 4);
+  fill_random<<<2048, 256, 0, g_stream>>>(p, (bytes + 3) / 4, g_seed++ * 77u, mask, add);
+  return (T*)p;
+}
+#define CB(e) do { cublasStatus_t _e = (e); if (_e != CUBLAS_STATUS_SUCCESS) { printf("cublas error %d at %s:%d\n", (int)_e, __FILE__, __LINE__); exit(1); } } while (0)
 // y[m][n] row-major bf16 = x[m][k] W[n][k]^T by cuBLASLt; picks the fastest of its first heuristics.
 struct LtGemm {
   cublasLtHandle_t lt; void* ws; size_t ws_bytes = 64 << 20;
@@ -118,3 +122,4 @@ struct LtGemm {
     float one = 1, zero = 0; CB(cublasLtMatmul(lt, p.op, &one, w, p.a, x, p.b, &zero, y, p.c, y, p.c, &p.algo, ws, ws_bytes, g_stream));
   }
 };
+#endif

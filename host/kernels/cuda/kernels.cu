@@ -1,4 +1,5 @@
-// Everything the host loads, as one fatbin: see build.sh.
+// Everything that the host loads. Each of these becomes a fat binary of its own (build.rs): they compile side by side, and
+// only what changed compiles again.
 #include "product_rows.cu"
 #include "product_wide.cu"
 #include "product_mma.cu"

@@ -2,15 +2,10 @@
 // memory; sample_block one block per row, kSharedBytes. count_tokens: one block per span.
 #include "sampling.cuh"
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define IN_CLUSTERS_OF_8 __cluster_dims__(8, 1, 1)
-#else
-#define IN_CLUSTERS_OF_8
-#endif
 extern "C" __global__ void IN_CLUSTERS_OF_8 __launch_bounds__(512, 2) sample_cluster(const __grid_constant__ SampleArgs a) {
-#ifdef SAMPLING_CLUSTERS
+#ifdef HAS_CLUSTERS
   using S = Sampler<8, 512>;
-  extern __shared__ __align__(16) unsigned char sample_shared[];
+  DYNAMIC_SHARED(sample_shared);
   pdl_launch_next();
   S::meet();  // no block writes to another's memory before that one has begun
   pdl_wait_previous();
@@ -23,7 +18,7 @@ extern "C" __global__ void IN_CLUSTERS_OF_8 __launch_bounds__(512, 2) sample_clu
 }
 extern "C" __global__ void __launch_bounds__(1024, 1) sample_block(const __grid_constant__ SampleArgs a) {
   using S = Sampler<1, 1024>;
-  extern __shared__ __align__(16) unsigned char sample_shared[];
+  DYNAMIC_SHARED(sample_shared);
   pdl_launch_next();
   pdl_wait_previous();
   S sampler(a, *reinterpret_cast<S::Shared*>(sample_shared), nullptr, blockIdx.x);

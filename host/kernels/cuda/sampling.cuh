@@ -100,26 +100,23 @@ struct Sampler {
   static constexpr int kSharedBytes = sizeof(Shared);  // and, in a cluster, part(n) floats
   __host__ __device__ static int part(int n) { return ((n + RANKS - 1) / RANKS + 7) & ~7; }
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define SAMPLING_CLUSTERS 1
-#endif
   // ---- the cluster: with one rank it is the block ---------------------------------------------
   DEV static int rank_here() {
-#ifdef SAMPLING_CLUSTERS
-    if (RANKS > 1) { int r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
+#ifdef HAS_CLUSTERS
+    if (RANKS > 1) return cluster_rank();
 #endif
     return 0;
   }
   DEV static void meet() {
-#ifdef SAMPLING_CLUSTERS
-    if (RANKS > 1) { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); return; }
+#ifdef HAS_CLUSTERS
+    if (RANKS > 1) return cluster_meet();
 #endif
     __syncthreads();
   }
   // The same variable in another rank's shared memory.
   template <class T> DEV static T* of_rank(T* p, int rank) {
-#ifdef SAMPLING_CLUSTERS
-    if (RANKS > 1) { T* q; asm("mapa.u64 %0, %1, %2;" : "=l"(q) : "l"(p), "r"(rank)); return q; }
+#ifdef HAS_CLUSTERS
+    if (RANKS > 1) return in_rank(p, rank);
 #endif
     return p;
   }
