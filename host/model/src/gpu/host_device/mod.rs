@@ -17,6 +17,9 @@ mod sample;
 mod silu;
 mod weights;
 
+#[cfg(test)]
+mod tests;
+
 use sluice_kernels::{Address, Card, Copy, Device, DeviceError, Finished, GraphId, Op, Region, Submission, Work};
 
 use fault::{Fault, expect};
