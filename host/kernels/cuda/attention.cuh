@@ -136,7 +136,7 @@ struct Attention {
   }
 
   DEV static void run(const AttentionArgs& a) {
-    extern __shared__ __align__(16) float attention_parts[];
+    DYNAMIC_SHARED(float, attention_parts);
     float(*parts)[8][kPart] = reinterpret_cast<float(*)[8][kPart]>(attention_parts);
     pdl_launch_next();
     const int split = blockIdx.x, kv_head = blockIdx.y, row = blockIdx.z;
@@ -266,7 +266,7 @@ struct AttentionSpread : Attention<kWarps> {
   }
 
   DEV static void run(const AttentionArgs& a) {
-    extern __shared__ __align__(16) float attention_parts[];
+    DYNAMIC_SHARED(float, attention_parts);
     __shared__ Rows rows;
     float(*parts)[8][kPart] = reinterpret_cast<float(*)[8][kPart]>(attention_parts);
     pdl_launch_next();

@@ -1,7 +1,7 @@
 // Stands in for CUDA where there is no card: kernels compile as C++, and a launch runs their threads in turn, each until it
 // waits for others. It shows what a kernel computes, that its barriers and shuffles fit together, and that no result hangs on
 // which thread is first (the order is another one for every block); nothing of memory models, warps in lockstep or speed.
-// x86-64 and Linux. For fused.cu, moves.cu, dequant.cu and sampling.cu: see check_on_cpu.cpp.
+// x86-64 and Linux. For all but the products and prefill: see check_on_cpu.cpp.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -24,7 +24,7 @@
 #define __grid_constant__
 #define __align__(n) alignas(n)
 #define DEV inline
-#define DYNAMIC_SHARED(name) unsigned char* name = cpu::thread->block->dynamic()
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(cpu::thread->block->dynamic())
 #define HAS_CLUSTERS 1
 #define IN_CLUSTERS_OF_8
 
@@ -48,6 +48,7 @@ struct Block {
   Barrier all;
   std::vector<Barrier> warps;
   std::vector<uint64_t> offered;  // by each thread to its warp
+  std::vector<uint32_t> fragments;  // six of each thread: what it brings to a product of its warp
   std::vector<unsigned char> memory;
   dim3 index;
   int rank;
@@ -121,6 +122,7 @@ static void run_blocks(int first, int count, int threads, int shared) {
     block.all.members = threads;
     block.warps.assign(threads / 32, Barrier{32});
     block.offered.resize(threads);
+    block.fragments.resize(6 * threads);
     block.memory.assign(shared + 128, 0xff);
     for (int t = 0; t < threads; t++) {
       Thread& it = all[b * threads + t];
@@ -179,9 +181,11 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
   for (int d = 1; d < 32; d *= 2) all |= __shfl_xor_sync(~0u, all, d);
   return all;
 }
+inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote); }
 template <class T> T atomicAdd(T* p, T v) { const T was = *p; *p = was + v; return was; }
 template <class T> T atomicOr(T* p, T v) { const T was = *p; *p = was | v; return was; }
 template <class T> T atomicMin(T* p, T v) { const T was = *p; *p = v < was ? v : was; return was; }
+inline void __threadfence() {}
 inline void __trap() { printf("FAIL a kernel trapped\n"); exit(1); }
 
 // ---- what ptx.cuh has -----------------------------------------------------------------------------
@@ -202,6 +206,26 @@ template <class T> T* in_rank(T* p, int rank) {
   return reinterpret_cast<T*>(reinterpret_cast<unsigned char*>(p) - cpu::thread->block->dynamic() + cpu::blocks[rank].dynamic());
 }
 
+// As ptx.cuh has it: lane 4g+t brings a[i] of row g + 8*(i%2), k pair t + 4*(i/2), and b of column g, k pairs t and t + 4.
+inline void mma_bf16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  const int number = cpu::thread->number(), g = (number & 31) >> 2, t = number & 3;
+  uint32_t* all = cpu::thread->block->fragments.data() + 6 * (number & ~31);
+  uint32_t* own = all + 6 * (number & 31);
+  memcpy(own, a, 16);
+  own[4] = b0; own[5] = b1;
+  cpu::wait(cpu::thread->warp());
+  auto half = [](uint32_t pair, int i) { const uint32_t bits = i & 1 ? pair & 0xffff0000u : pair << 16; float f; memcpy(&f, &bits, 4); return f; };
+  for (int i = 0; i < 4; i++) {
+    const int row = g + 8 * (i >> 1), column = 2 * t + (i & 1);
+    for (int k = 0; k < 16; k++) {
+      const uint32_t* left = all + 6 * (4 * (row & 7) + k % 8 / 2);
+      const uint32_t* right = all + 6 * (4 * column + k % 8 / 2);
+      d[i] += half(left[(row >> 3) + 2 * (k / 8)], k) * half(right[4 + k / 8], k);
+    }
+  }
+  cpu::wait(cpu::thread->warp());
+}
+
 // ---- arithmetic: what is rounded by itself is not fused with anything ---------------------------------
 inline float rounded(float x) { volatile float alone = x; return alone; }
 inline float __fmul_rn(float a, float b) { return rounded(a * b); }
@@ -215,10 +239,18 @@ inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return
 inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 inline double __longlong_as_double(long long l) { double d; memcpy(&d, &l, 8); return d; }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint64_t)a * b >> 32; }
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t picks) {
+  const uint64_t bytes = (uint64_t)high << 32 | low;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; i++) out |= (uint32_t)(bytes >> 8 * (picks >> 4 * i & 7) & 255) << 8 * i;
+  return out;
+}
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 inline int __ffs(uint32_t x) { return __builtin_ffs(x); }
 inline int __clz(uint32_t x) { return x ? __builtin_clz(x) : 32; }
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T __ldcg(const T* p) { return *p; }
+template <class T> void __stcg(T* p, T v) { *p = v; }
 template <class A, class B> auto min(A a, B b) { using C = std::common_type_t<A, B>; return (C)b < (C)a ? (C)b : (C)a; }
 template <class A, class B> auto max(A a, B b) { using C = std::common_type_t<A, B>; return (C)a < (C)b ? (C)b : (C)a; }
 using std::isnan;

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 #define DEV __device__ __forceinline__
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
 
 // ---- programmatic dependent launch ------------------------------------------------------------
 // Every kernel lets its successor start early and waits for its predecessor only where it first

@@ -5,7 +5,7 @@
 extern "C" __global__ void IN_CLUSTERS_OF_8 __launch_bounds__(512, 2) sample_cluster(const __grid_constant__ SampleArgs a) {
 #ifdef HAS_CLUSTERS
   using S = Sampler<8, 512>;
-  DYNAMIC_SHARED(sample_shared);
+  DYNAMIC_SHARED(unsigned char, sample_shared);
   pdl_launch_next();
   S::meet();  // no block writes to another's memory before that one has begun
   pdl_wait_previous();
@@ -18,7 +18,7 @@ extern "C" __global__ void IN_CLUSTERS_OF_8 __launch_bounds__(512, 2) sample_clu
 }
 extern "C" __global__ void __launch_bounds__(1024, 1) sample_block(const __grid_constant__ SampleArgs a) {
   using S = Sampler<1, 1024>;
-  DYNAMIC_SHARED(sample_shared);
+  DYNAMIC_SHARED(unsigned char, sample_shared);
   pdl_launch_next();
   pdl_wait_previous();
   S sampler(a, *reinterpret_cast<S::Shared*>(sample_shared), nullptr, blockIdx.x);
