@@ -8,6 +8,7 @@ pub mod blueprint;
 mod cpu;
 mod decoder;
 mod embedded;
+pub mod gpu;
 mod kv;
 mod layers;
 mod logprobs;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sluice_core::{Batch, RequestId, Row, Score, TokenSource};
+use sluice_core::{Batch, BlockId, RequestId, Row, Score, TokenSource};
 
 /// What a step may hold; everything that grows with a step is allocated for this much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +76,9 @@ pub(crate) enum RowProblem {
     Block { block: u32, blocks: u32 },
     #[error("has token {token}, and the vocabulary has {vocab}")]
     Token { token: u32, vocab: u32 },
-    #[error("takes a token from a step that is not collected, which this executor never leaves behind")]
+    #[error("has {biases} biases and {forbidden} forbidden tokens, for which there is no room on the device")]
+    Lists { biases: usize, forbidden: usize },
+    #[error("takes a token from a step before it that is not collected, and there is none that drew one for it")]
     PreviousStep,
 }
 
@@ -93,11 +95,7 @@ impl Step {
     }
 
     pub(crate) fn fill(&mut self, batch: &Batch, limits: &StepLimits, model: &ModelLimits) -> Result<(), BadBatch> {
-        let tokens = batch.rows.iter().map(|row| row.tokens as usize).sum();
-        if batch.rows.len() > limits.max_rows as usize || tokens > limits.max_tokens as usize {
-            let (max_rows, max_tokens) = (limits.max_rows, limits.max_tokens);
-            return Err(BadBatch::TooLarge { rows: batch.rows.len(), tokens, max_rows, max_tokens });
-        }
+        check_size(batch, limits)?;
         self.clear();
         for row in &batch.rows {
             let filled = self.add(batch, row, limits, model);
@@ -132,24 +130,9 @@ impl Step {
     }
 
     fn add(&mut self, batch: &Batch, row: &Row, limits: &StepLimits, model: &ModelLimits) -> Result<(), RowProblem> {
-        let tokens = slice(&batch.tokens, row.token_offset, row.tokens as usize).ok_or(RowProblem::Range)?;
-        let blocks = slice(&batch.blocks, row.block_offset, row.block_count).ok_or(RowProblem::Range)?;
-        let end = u64::from(row.start) + u64::from(row.tokens);
-        let covered = blocks.len() as u64 * u64::from(limits.block_tokens);
-        if tokens.is_empty() {
-            return Err(RowProblem::Empty);
-        }
-        if end > u64::from(model.max_model_len) {
-            return Err(RowProblem::TooLong { end, limit: model.max_model_len });
-        }
-        if end > covered {
-            return Err(RowProblem::Blocks { end, covered });
-        }
-        if let Some(block) = blocks.iter().find(|block| block.0 >= limits.blocks) {
-            return Err(RowProblem::Block { block: block.0, blocks: limits.blocks });
-        }
+        let (tokens, blocks) = check(batch, row, limits, model)?;
         for (token, position) in tokens.iter().zip(row.start..) {
-            self.tokens.push(known(*token, model.vocab)?);
+            self.tokens.push(known(*token)?);
             self.positions.push(position);
             self.rows.push(self.tables.len());
         }
@@ -157,21 +140,17 @@ impl Step {
         let table = self.blocks.len();
         self.blocks.extend(blocks.iter().map(|block| block.0));
         self.tables.push(table..self.blocks.len());
-        if let Some(draw) = &row.draw {
-            slice(&batch.history, draw.history_offset, draw.history_tokens).ok_or(RowProblem::Range)?;
+        if row.draw.is_some() {
             self.sampled.push(self.tokens.len() - 1);
         }
         if let Some(score) = row.score {
-            self.add_scored(row, score, model.vocab)?;
+            self.add_scored(row, score);
         }
         Ok(())
     }
 
     /// The row's tokens are the last that were added.
-    fn add_scored(&mut self, row: &Row, score: Score, vocab: u32) -> Result<(), RowProblem> {
-        if let Some(token) = score.next.filter(|token| *token >= vocab) {
-            return Err(RowProblem::Token { token, vocab });
-        }
+    fn add_scored(&mut self, row: &Row, score: Score) {
         let first = self.tokens.len() - row.tokens as usize;
         let given = self.tokens[first + 1..].iter().copied().chain(score.next);
         let places = given.zip(first..).zip(row.start + 1..).map(|((token, after), position)| ScoredPlace {
@@ -181,14 +160,59 @@ impl Step {
             alternatives: score.alternatives,
         });
         self.scored.extend(places);
-        Ok(())
     }
 }
 
-fn known(token: TokenSource, vocab: u32) -> Result<u32, RowProblem> {
+/// Nothing in a batch that passes is too much of something.
+pub(crate) fn check_size(batch: &Batch, limits: &StepLimits) -> Result<(), BadBatch> {
+    let tokens = batch.rows.iter().map(|row| row.tokens as usize).sum();
+    if batch.rows.len() > limits.max_rows as usize || tokens > limits.max_tokens as usize {
+        let (max_rows, max_tokens) = (limits.max_rows, limits.max_tokens);
+        return Err(BadBatch::TooLarge { rows: batch.rows.len(), tokens, max_rows, max_tokens });
+    }
+    Ok(())
+}
+
+/// A row's tokens and its block table, all of whose parts are where they say and lead nowhere outside.
+pub(crate) fn check<'b>(
+    batch: &'b Batch,
+    row: &Row,
+    limits: &StepLimits,
+    model: &ModelLimits,
+) -> Result<(&'b [TokenSource], &'b [BlockId]), RowProblem> {
+    let tokens = slice(&batch.tokens, row.token_offset, row.tokens as usize).ok_or(RowProblem::Range)?;
+    let blocks = slice(&batch.blocks, row.block_offset, row.block_count).ok_or(RowProblem::Range)?;
+    let end = u64::from(row.start) + u64::from(row.tokens);
+    let covered = blocks.len() as u64 * u64::from(limits.block_tokens);
+    if tokens.is_empty() {
+        return Err(RowProblem::Empty);
+    }
+    if end > u64::from(model.max_model_len) {
+        return Err(RowProblem::TooLong { end, limit: model.max_model_len });
+    }
+    if end > covered {
+        return Err(RowProblem::Blocks { end, covered });
+    }
+    if let Some(block) = blocks.iter().find(|block| block.0 >= limits.blocks) {
+        return Err(RowProblem::Block { block: block.0, blocks: limits.blocks });
+    }
+    if let Some(draw) = &row.draw {
+        slice(&batch.history, draw.history_offset, draw.history_tokens).ok_or(RowProblem::Range)?;
+    }
+    let next = row.score.and_then(|score| score.next).map(TokenSource::Known);
+    for token in tokens.iter().copied().chain(next) {
+        if let TokenSource::Known(token) = token
+            && token >= model.vocab
+        {
+            return Err(RowProblem::Token { token, vocab: model.vocab });
+        }
+    }
+    Ok((tokens, blocks))
+}
+
+fn known(token: TokenSource) -> Result<u32, RowProblem> {
     match token {
-        TokenSource::Known(token) if token < vocab => Ok(token),
-        TokenSource::Known(token) => Err(RowProblem::Token { token, vocab }),
+        TokenSource::Known(token) => Ok(token),
         TokenSource::PreviousStep => Err(RowProblem::PreviousStep),
     }
 }
@@ -200,7 +224,7 @@ fn slice<T>(all: &[T], offset: usize, count: usize) -> Option<&[T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_core::{BlockId, Draw, SamplingParams};
+    use sluice_core::{Draw, SamplingParams};
 
     const LIMITS: StepLimits = StepLimits { blocks: 4, block_tokens: 2, max_tokens: 4, max_rows: 2 };
     const MODEL: ModelLimits = ModelLimits { vocab: 10, max_model_len: 7 };

@@ -11,13 +11,18 @@ impl Logn {
         Self { native }
     }
 
-    /// Multiplies a token's queries by log_native(position), the position counted from 1, where it is beyond `native`.
+    /// Multiplies a token's queries.
     pub(crate) fn scale(&self, position: u32, query: &mut [f32]) {
-        let position = position.saturating_add(1);
-        if position > self.native {
-            let factor = (f64::from(position).ln() / f64::from(self.native).ln()) as f32;
+        let factor = self.factor(position);
+        if factor != 1.0 {
             query.iter_mut().for_each(|value| *value *= factor);
         }
+    }
+
+    /// log_native(position), the position counted from 1, where it is beyond `native`.
+    pub(crate) fn factor(&self, position: u32) -> f32 {
+        let position = position.saturating_add(1);
+        if position > self.native { (f64::from(position).ln() / f64::from(self.native).ln()) as f32 } else { 1.0 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use sluice_kernels::attention::{Path, Run, SPREAD_ROWS, TILE_ROWS, Tile, starts};
+use sluice_kernels::attention::{Path, Run, TILE_ROWS, Tile, starts};
 use sluice_kernels::op::{DecodeAttention, HEAD_DIM, PrefillAttention};
 
 use super::cache::{Cache, Context};
@@ -44,7 +44,6 @@ fn check_path(op: &DecodeAttention, memory: &Memory, lengths: &[i32]) -> Result<
             format!("has {splits} splits, expected 1 to {}", Path::MOST_SPLITS)
         }),
         Path::Spread => {
-            expect(op.rows <= SPREAD_ROWS, "path", || format!("spreads {} rows, at most {SPREAD_ROWS}", op.rows))?;
             let found: &[i32] = memory.read("starts", op.starts, lengths.len() + 1)?;
             let lengths = lengths.iter().map(|tokens| length(*tokens).map(|tokens| tokens as u32));
             let lengths = lengths.collect::<Result<Vec<_>, _>>()?;

@@ -249,9 +249,6 @@ fn decode_attention_stays_inside() {
             ("`lengths` holds -1", |op, rig| op.lengths = rig.put(&[-1i32, 0])),
             ("`starts` are [0, 2, 4]", |op, rig| op.starts = rig.put(&[0i32, 2, 4])),
             ("`path` has 17 splits", |op, _| op.path = Path::Split { warps: 6, splits: 17 }),
-            ("`path` spreads 257 rows", |op, rig| {
-                (op.rows, op.lengths, op.tables) = (257, rig.put(&[0i32; 257]), rig.put(&[0i32; 514]))
-            }),
             ("`cache.keys`", |op, _| op.cache.pool.keys = OUTSIDE),
             ("`q`", |op, _| op.q = OUTSIDE),
             ("`out` lies over `q`", |op, _| op.out.at = op.q),

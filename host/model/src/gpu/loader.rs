@@ -1,0 +1,290 @@
+//! Reads a checkpoint into a GPU's memory, matrix by matrix, quantised and put into the kernels' order on the way.
+
+use std::borrow::Cow;
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt as _;
+use rayon::prelude::*;
+use sluice_checkpoint::{Int8Rows, LoadError, MatrixData, Nf4Blocks, StoredMatrix, Weights, nf4};
+use sluice_kernels::op::HEAD_DIM;
+use sluice_kernels::{Address, Device, DeviceError, Matrix, WeightForm, pack};
+
+use crate::blueprint::{Blueprint, LayerTensors, Projection};
+use crate::gpu::arrangement::Arrangement;
+use crate::gpu::memory::BlockSize;
+use crate::gpu::shape::{Shape, Unsupported};
+use crate::gpu::weights::{LayerWeights, ModelWeights, norm_name};
+
+#[derive(Debug, thiserror::Error)]
+pub enum GpuLoadError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    #[error(transparent)]
+    BlockSize(#[from] BlockSize),
+    #[error("the model cannot be brought to the GPU: {0}")]
+    Device(#[from] DeviceError),
+    #[error(
+        "tensor `{tensor}` is held in four bits that are not NF4's: load a checkpoint of NF4, or one that is not quantised"
+    )]
+    Table { tensor: String },
+}
+
+pub(crate) struct Loader<'a, D> {
+    pub(crate) weights: &'a Weights,
+    pub(crate) shape: &'a Shape,
+    pub(crate) device: &'a mut D,
+}
+
+/// Of what is converted before it is copied: enough that a copy is worth it, and little beside a matrix.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// Numbers that are quantised together, and half a head.
+const BLOCK: usize = nf4::BLOCK;
+
+/// Two codes of NF4's zero.
+const NF4_ZEROS: u8 = 0x77;
+
+/// Of the angles, that are copied at once.
+const POSITIONS: usize = 4096;
+
+/// How a matrix of `[outputs, inputs]` is read by its name.
+type Read = for<'w> fn(&'w Weights, &str, usize, usize) -> Result<StoredMatrix<'w>, LoadError>;
+
+/// One projection's matrices, as if they were below each other.
+struct Sources<'a> {
+    parts: Vec<StoredMatrix<'a>>,
+    inputs: usize,
+}
+
+impl<D: Device> Loader<'_, D> {
+    /// Fills in the units of what is quantised here.
+    pub(crate) fn model(&mut self, blueprint: &Blueprint, places: &mut ModelWeights) -> Result<(), GpuLoadError> {
+        self.table(&blueprint.embedding(), places.embedding)?;
+        if let Some(head) = blueprint.head() {
+            self.table(&head, places.head.weights)?;
+        }
+        let norm = blueprint.norm();
+        self.vector(&[(norm_name(&norm), norm.width)], None, places.norm)?;
+        for (index, layer) in places.layers.iter_mut().enumerate() {
+            self.layer(&blueprint.layer(index), layer)?;
+        }
+        self.angles(blueprint, places.angles)
+    }
+
+    fn layer(&mut self, tensors: &LayerTensors, layer: &mut LayerWeights) -> Result<(), GpuLoadError> {
+        let shape = self.shape;
+        for (norm, at) in [(&tensors.attention_norm, layer.attention_norm), (&tensors.mlp_norm, layer.mlp_norm)] {
+            self.vector(&[(norm_name(norm), norm.width)], None, at)?;
+        }
+        for (norm, at) in tensors.head_norms.iter().flatten().zip(layer.head_norms.into_iter().flatten()) {
+            self.vector(&[(norm_name(norm), norm.width)], Some(&Arrangement::head_norm(shape)), at)?;
+        }
+        let qkv = Arrangement::qkv(shape);
+        self.matrix(&tensors.qkv, &qkv, &mut layer.qkv)?;
+        if let Some(bias) = layer.qkv_bias {
+            let parts = tensors.qkv.parts.iter().map(|part| (format!("{}.bias", part.name), part.outputs));
+            self.vector(&parts.collect::<Vec<_>>(), Some(&qkv), bias)?;
+        }
+        self.matrix(&tensors.attention_output, &Arrangement::attention_output(shape), &mut layer.attention_output)?;
+        self.matrix(&tensors.gate_up, &Arrangement::gate_up(shape), &mut layer.gate_up)?;
+        self.matrix(&tensors.down, &Arrangement::plain(shape.size.hidden, shape.size.hidden), &mut layer.down)
+    }
+
+    /// An embedding or a head.
+    fn table(&mut self, projection: &Projection, at: Address) -> Result<(), GpuLoadError> {
+        let arrangement = Arrangement::plain(self.shape.size.vocab, self.shape.head_rows as usize);
+        let sources = Sources::read(self.weights, projection, Weights::table)?;
+        self.upload_bf16(&sources, &arrangement, at)
+    }
+
+    fn matrix(
+        &mut self,
+        projection: &Projection,
+        arrangement: &Arrangement,
+        matrix: &mut Matrix,
+    ) -> Result<(), GpuLoadError> {
+        let sources = Sources::read(self.weights, projection, Weights::projection)?;
+        match matrix.form {
+            WeightForm::Bf16 => self.upload_bf16(&sources, arrangement, matrix.weights),
+            WeightForm::Int8 => self.upload_int8(&sources, arrangement, matrix),
+            WeightForm::Nf4 => {
+                if let Some(part) = sources.find(|data| nf4(data).is_some_and(|blocks| blocks.table != nf4::TABLE)) {
+                    let tensor = format!("{}.weight", projection.parts[part].name);
+                    return Err(GpuLoadError::Table { tensor });
+                }
+                self.upload_nf4(&sources, arrangement, matrix)
+            }
+        }
+    }
+
+    /// A part of the rows at a time, since a table in two forms at once would be gigabytes.
+    fn upload_bf16(
+        &mut self,
+        sources: &Sources<'_>,
+        arrangement: &Arrangement,
+        at: Address,
+    ) -> Result<(), GpuLoadError> {
+        let width = arrangement.width(sources.inputs);
+        let mut at = at;
+        for rows in arrangement.rows.chunks((CHUNK_BYTES / (2 * width)).max(1)) {
+            let mut bytes = vec![0; rows.len() * 2 * width];
+            bytes.par_chunks_exact_mut(2 * width).zip(rows).for_each_init(
+                || (vec![0.0; sources.inputs], vec![bf16::ZERO; sources.inputs]),
+                |(wide, narrow), (out, row)| {
+                    let Some(row) = *row else { return };
+                    let (part, row) = sources.place(row);
+                    sources.parts[part].rows_to_f32(row, wide);
+                    narrow.convert_from_f32_slice(wide);
+                    arrangement.copy(bytemuck::cast_slice(narrow.reinterpret_cast()), out, 2 * BLOCK, 0);
+                },
+            );
+            self.device.upload(at, &bytes)?;
+            at = at.offset(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn upload_int8(
+        &mut self,
+        sources: &Sources<'_>,
+        arrangement: &Arrangement,
+        matrix: &Matrix,
+    ) -> Result<(), GpuLoadError> {
+        let parts: Vec<&Int8Rows<'_>> = sources.parts.iter().filter_map(|part| int8(&part.data)).collect();
+        let inputs = sources.inputs;
+        let codes = sources.gather(arrangement, inputs, BLOCK, 0, |part, row| &parts[part].codes[row * inputs..]);
+        let scales = arrangement.rows.iter().map(|row| {
+            row.map_or(0.0, |row| {
+                let (part, row) = sources.place(row);
+                parts[part].scale(row)
+            })
+        });
+        let scales: Vec<u8> = scales.flat_map(f32::to_le_bytes).collect();
+        let packed = pack::int8(bytemuck::cast_slice(&codes), matrix.inputs as usize);
+        self.device.upload(matrix.weights, &packed)?;
+        Ok(self.device.upload(matrix.scales, &scales)?)
+    }
+
+    fn upload_nf4(
+        &mut self,
+        sources: &Sources<'_>,
+        arrangement: &Arrangement,
+        matrix: &mut Matrix,
+    ) -> Result<(), GpuLoadError> {
+        let parts: Vec<&Nf4Blocks<'_>> = sources.parts.iter().filter_map(|part| nf4(&part.data)).collect();
+        let (bytes, blocks) = (sources.inputs / 2, sources.inputs / BLOCK);
+        let codes =
+            sources.gather(arrangement, bytes, BLOCK / 2, NF4_ZEROS, |part, row| &parts[part].codes[row * bytes..]);
+        let absmax: Vec<Cow<'_, [f32]>> = parts.iter().map(|part| part.absmax.to_f32()).collect();
+        let absmax = sources.gather(arrangement, blocks, 1, 0.0, |part, row| &absmax[part][row * blocks..]);
+        let inputs = matrix.inputs as usize;
+        self.device.upload(matrix.weights, &pack::nf4(&codes, inputs))?;
+        let (scales, unit) = pack::nf4_scales(&absmax, inputs);
+        matrix.unit = unit;
+        Ok(self.device.upload(matrix.scales, &scales)?)
+    }
+
+    /// Vectors one behind the other.
+    fn vector(
+        &mut self,
+        parts: &[(String, usize)],
+        arrangement: Option<&Arrangement>,
+        at: Address,
+    ) -> Result<(), GpuLoadError> {
+        let mut numbers = Vec::new();
+        for (name, length) in parts {
+            numbers.extend(self.weights.vector(name, *length)?);
+        }
+        if let Some(arrangement) = arrangement {
+            numbers = arrangement.rows.iter().map(|row| row.map_or(0.0, |row| numbers[row])).collect();
+        }
+        let bytes: Vec<u8> = numbers.into_iter().flat_map(|number| bf16::from_f32(number).to_le_bytes()).collect();
+        Ok(self.device.upload(at, &bytes)?)
+    }
+
+    /// Cosine and sine of every pair of a head, for every position of every variant.
+    fn angles(&mut self, blueprint: &Blueprint, at: Address) -> Result<(), GpuLoadError> {
+        let (rope, longest) = (&blueprint.rope, blueprint.max_model_len);
+        let factor = rope.attention_factor();
+        let mut at = at;
+        for variant in 0..rope.variants(longest).count() {
+            let mut speeds = rope.speeds(variant, self.shape.size.head_dim);
+            // What pads a head stays where it is.
+            speeds.resize(HEAD_DIM as usize / 2, 0.0);
+            for first in (0..longest).step_by(POSITIONS) {
+                let positions = first..longest.min(first + POSITIONS as u32);
+                let pairs = positions.into_par_iter().flat_map_iter(|position| {
+                    speeds.iter().flat_map(move |speed| {
+                        let (sin, cos) = (position as f32 * speed).sin_cos();
+                        [(cos * factor).to_le_bytes(), (sin * factor).to_le_bytes()]
+                    })
+                });
+                let bytes: Vec<u8> = pairs.flatten_iter().collect();
+                self.device.upload(at, &bytes)?;
+                at = at.offset(bytes.len() as u64);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Sources<'a> {
+    fn read(weights: &'a Weights, projection: &Projection, read: Read) -> Result<Self, LoadError> {
+        let inputs = projection.inputs;
+        let parts =
+            projection.parts.iter().map(|part| read(weights, &format!("{}.weight", part.name), part.outputs, inputs));
+        Ok(Self { parts: parts.collect::<Result<_, _>>()?, inputs })
+    }
+
+    /// The part that a row of all of them is in, and its row there.
+    fn place(&self, row: usize) -> (usize, usize) {
+        let mut row = row;
+        for (index, part) in self.parts.iter().enumerate() {
+            if row < part.outputs {
+                return (index, row);
+            }
+            row -= part.outputs;
+        }
+        unreachable!("an arrangement names rows that there are")
+    }
+
+    fn find(&self, wanted: impl Fn(&MatrixData<'a>) -> bool) -> Option<usize> {
+        self.parts.iter().position(|part| wanted(&part.data))
+    }
+
+    /// All rows as they are arranged. `row` gives a part's row and what is behind it, of which `width` numbers count;
+    /// `zero` fills what comes from nowhere.
+    fn gather<'n, T: Copy + Send + Sync + 'n>(
+        &self,
+        arrangement: &Arrangement,
+        width: usize,
+        block: usize,
+        zero: T,
+        row: impl Fn(usize, usize) -> &'n [T] + Sync,
+    ) -> Vec<T> {
+        let out_width = arrangement.width(width);
+        let mut gathered = vec![zero; arrangement.rows.len() * out_width];
+        gathered.par_chunks_exact_mut(out_width).zip(&arrangement.rows).for_each(|(out, source)| {
+            let Some(source) = *source else { return };
+            let (part, source) = self.place(source);
+            arrangement.copy(&row(part, source)[..width], out, block, zero);
+        });
+        gathered
+    }
+}
+
+fn int8<'m, 'a>(data: &'m MatrixData<'a>) -> Option<&'m Int8Rows<'a>> {
+    match data {
+        MatrixData::Int8(rows) => Some(rows),
+        _ => None,
+    }
+}
+
+fn nf4<'m, 'a>(data: &'m MatrixData<'a>) -> Option<&'m Nf4Blocks<'a>> {
+    match data {
+        MatrixData::Nf4(blocks) => Some(blocks),
+        _ => None,
+    }
+}

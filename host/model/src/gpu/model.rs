@@ -1,0 +1,98 @@
+//! A model that is to be served on GPUs: what its files say of it, how much room it takes, and how it is loaded.
+
+use std::sync::Arc;
+
+use sluice_checkpoint::{ConfigFile, LoadError, LoadOptions, ModelFiles, Progress, Silent, Weights};
+use sluice_core::Clock;
+use sluice_kernels::op::{BLOCK_TOKENS, KvPool};
+use sluice_kernels::{Card, Device};
+
+use crate::blueprint::Blueprint;
+use crate::gpu::executor::{GpuExecutor, Served};
+use crate::gpu::loader::{GpuLoadError, Loader};
+use crate::gpu::memory::{BlockSize, Memory};
+use crate::gpu::shape::Shape;
+use crate::gpu::weights::LayerForms;
+use crate::layers::Logn;
+use crate::model::{ModelInfo, blueprint};
+use crate::step::{ModelLimits, StepLimits};
+
+/// Known by headers alone. Each replica loads its own.
+pub struct GpuModel {
+    files: ModelFiles,
+    options: LoadOptions,
+    blueprint: Blueprint,
+    shape: Shape,
+    forms: Vec<LayerForms>,
+    info: ModelInfo,
+}
+
+impl GpuModel {
+    pub fn read(files: ModelFiles, options: LoadOptions) -> Result<Self, GpuLoadError> {
+        let config = ConfigFile::read(&files)?;
+        let blueprint = blueprint(&config)?;
+        let shape = Shape::of(&blueprint)?;
+        let weights = Weights::open(&files, options, Box::new(Silent))?;
+        let forms = (0..blueprint.dimensions.layers)
+            .map(|index| LayerForms::of(&weights, &options, &blueprint.layer(index)))
+            .collect::<Result<_, LoadError>>()?;
+        let info = ModelInfo {
+            architecture: blueprint.architecture,
+            parameters: blueprint.tensors().map(|tensor| tensor.parameters()).sum(),
+            max_model_len: blueprint.max_model_len,
+            dimensions: blueprint.dimensions,
+            variants: blueprint.rope.variants(blueprint.max_model_len),
+        };
+        Ok(Self { files, options, blueprint, shape, forms, info })
+    }
+
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Padding included.
+    pub fn kv_bytes_per_token(&self) -> u64 {
+        self.bytes_per_block() / u64::from(BLOCK_TOKENS)
+    }
+
+    /// Of the KV cache.
+    pub fn bytes_per_block(&self) -> u64 {
+        KvPool::bytes_per_block(self.shape.layers(), self.shape.heads.kv)
+    }
+
+    /// All that a replica reserves on a card.
+    pub fn bytes(&self, card: &Card, limits: &StepLimits) -> u64 {
+        self.place(card, limits).bytes()
+    }
+
+    /// Reserves the memory, loads the weights and records the steps that come again and again.
+    pub fn load<D: Device>(
+        &self,
+        mut device: D,
+        limits: StepLimits,
+        progress: Box<dyn Progress>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<GpuExecutor<D>, GpuLoadError> {
+        if limits.block_tokens != BLOCK_TOKENS {
+            return Err(BlockSize(limits.block_tokens).into());
+        }
+        let mut memory = self.place(device.card(), &limits);
+        GpuExecutor::<D>::reserve(&mut device, &memory)?;
+        let weights = Weights::open(&self.files, self.options, progress)?;
+        let mut loader = Loader { weights: &weights, shape: &self.shape, device: &mut device };
+        loader.model(&self.blueprint, &mut memory.weights)?;
+        let served = self.served(device.card().clone(), memory);
+        Ok(GpuExecutor::new(device, served, limits, clock)?)
+    }
+
+    fn served(&self, card: Card, memory: Memory) -> Served {
+        let Self { blueprint, shape, info, .. } = self;
+        let limits = ModelLimits { vocab: shape.size.vocab as u32, max_model_len: info.max_model_len };
+        let (variants, logn) = (info.variants.clone(), blueprint.logn.map(Logn::new));
+        Served { card, shape: *shape, memory, limits, variants, logn, eps: blueprint.eps as f32 }
+    }
+
+    fn place(&self, card: &Card, limits: &StepLimits) -> Memory {
+        Memory::place(card, &self.blueprint, &self.shape, &self.forms, limits)
+    }
+}

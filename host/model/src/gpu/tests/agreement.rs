@@ -1,0 +1,76 @@
+//! Every way of computing a token, by every form of weights, gives what the CPU gives.
+
+use sluice_checkpoint::{ModelFiles, Quantization};
+use sluice_kernels::Card;
+
+use super::{QUANTIZATIONS, ada, hopper, on, on_cpu, options, qwen, qwen2, random};
+use crate::embedded;
+use crate::gpu::HostDevice;
+use crate::gpu::agreement::{Agreement, Script};
+use crate::step::StepLimits;
+
+/// What rounding activations to bf16 may make of a log-probability: of any of twenty alternatives, and in the mean.
+const TOLERANCE: f32 = 0.5;
+const MEAN: f32 = 0.06;
+
+fn check(files: &ModelFiles, vocab: u32, card: Card, quantization: Quantization, lengths: &[(usize, &[usize])]) {
+    let script = Script::random(vocab, lengths, 16, 3);
+    let rows = lengths.len() as u32;
+    let limits = StepLimits { blocks: script.blocks(), block_tokens: 16, max_tokens: 512, max_rows: rows };
+    let options = options(files, quantization);
+    let mut cpu = on_cpu(files, options, limits);
+    let mut gpu = on(HostDevice::new(card).poisoned(), files, options, limits);
+    let found = Agreement::of(&script, &mut cpu, &mut gpu, TOLERANCE).unwrap();
+    eprintln!("{quantization} {lengths:?}: {found:?}");
+    assert!(found.worst < TOLERANCE && found.mean < MEAN && found.disagreements == 0, "{quantization}: {found:?}");
+    assert!(found.mean > 0.0, "the two are not the same code");
+}
+
+/// Prompts at once and in chunks, alone and beside others that decode.
+const MIXED: &[(usize, &[usize])] = &[(40, &[33]), (9, &[4, 4]), (70, &[1, 1, 60]), (20, &[16, 1, 2])];
+
+#[test]
+fn the_embedded_model() {
+    for quantization in QUANTIZATIONS {
+        for card in [hopper(), ada()] {
+            check(&embedded(), 2048, card, quantization, MIXED);
+        }
+    }
+}
+
+/// With every number of rows that has kernels of its own, and those between.
+#[test]
+fn as_many_rows_as_there_are_kernels_for() {
+    for rows in [1, 2, 7, 9, 17, 40, 100, 130, 270] {
+        let quantization = QUANTIZATIONS[rows % 3];
+        let card = if rows % 2 == 0 { hopper() } else { ada() };
+        check(&embedded(), 2048, card, quantization, &vec![(3, &[1][..]); rows]);
+    }
+}
+
+#[test]
+fn biases_and_a_vocabulary_that_fills_no_tile() {
+    let (_folder, files) = random(&qwen2());
+    for quantization in QUANTIZATIONS {
+        check(&files, 1003, hopper(), quantization, MIXED);
+    }
+}
+
+/// Beyond a thousand tokens attention takes another way, and from 256 new ones on so do products.
+#[test]
+fn long_contexts() {
+    let (_folder, files) = random(&qwen2());
+    let long: &[(usize, &[usize])] = &[(1100, &[300, 300, 300, 198]), (30, &[29])];
+    check(&files, 1003, hopper(), Quantization::Nf4, long);
+    check(&files, 1003, ada(), Quantization::Int8, long);
+}
+
+/// Positions are stretched by the prompt's length, and queries scaled by their position.
+#[test]
+fn the_first_series_beyond_its_native_context() {
+    let (_folder, files) = random(&qwen());
+    let long: &[(usize, &[usize])] = &[(150, &[140]), (70, &[30, 35]), (20, &[19])];
+    for quantization in QUANTIZATIONS {
+        check(&files, 512, hopper(), quantization, long);
+    }
+}
