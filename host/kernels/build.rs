@@ -1,6 +1,7 @@
 //! Compiles the CUDA kernels, where the feature `cuda` asks for them: each source that `cuda/kernels.cu` names becomes a fat
 //! binary of its own, as many at a time as there are processors.
 
+use std::collections::HashMap;
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
@@ -23,6 +24,23 @@ const FETCHED: &str = "nvcc/nvidia/cu13/bin/nvcc";
 const NO_NVCC: &str = "the feature `cuda` needs nvcc, NVIDIA's compiler, and there is none: neither in $NVCC, nor in \
                        $CUDA_HOME/bin, nor in $PATH, nor in the target folder. `host/kernels/fetch-nvcc` fetches it.";
 
+/// What ptxas is given for Hopper, where all kernels have their bodies.
+const ASSEMBLY: &str = "compute_90a";
+
+/// How a kernel says what it wants of dynamic shared memory: `SHARED_BYTES` in `cuda/common.cuh`.
+const SHARED_BYTES: &str = ".global .align 4 .u32 shared_bytes_";
+
+/// What the crate is told of a kernel: `Compiled` in `src/cuda/compiled.rs`, which its text becomes.
+#[derive(Clone, Debug)]
+struct Compiled {
+    name: String,
+    argument_bytes: Option<u32>,
+    /// Of a block, at most.
+    threads: Option<u32>,
+    /// Dynamic.
+    shared_bytes: Option<u32>,
+}
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
@@ -43,19 +61,23 @@ fn compile_all() -> Result<(), String> {
     let sources = sources().map_err(|error| format!("cuda/kernels.cu: {error}"))?;
     let next = AtomicUsize::new(0);
     let work = || {
+        let mut done = Vec::new();
         while let Some(name) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-            compile(&nvcc, name, &out)?;
+            done.push((name, compile(&nvcc, name, &out)?));
         }
-        Ok::<_, String>(())
+        Ok::<_, String>(done)
     };
     let workers = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
+    let done: Result<Vec<_>, _> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err("a compilation panicked".into())))
-    })?;
-    fs::write(out.join("fatbins.rs"), list(&sources)).map_err(|error| format!("fatbins.rs: {error}"))
+            .map(|worker| worker.join().unwrap_or_else(|_| Err("nvcc's thread panicked".into())))
+            .collect()
+    });
+    let mut compiled = done?.concat();
+    compiled.sort_by_key(|(name, _)| *name);
+    fs::write(out.join("fatbins.rs"), list(&compiled)).map_err(|error| format!("fatbins.rs: {error}"))
 }
 
 /// The sources that belong into the program, without their extension.
@@ -77,26 +99,62 @@ fn nvcc(out: &Path) -> Option<PathBuf> {
     home.into_iter().chain(on_path).chain(fetched).find(|nvcc| nvcc.is_file())
 }
 
-fn compile(nvcc: &Path, name: &str, out: &Path) -> Result<(), String> {
+/// Leaves `<name>.fatbin` and says what is in it.
+fn compile(nvcc: &Path, name: &str, out: &Path) -> Result<Vec<Compiled>, String> {
+    let kept = out.join(name);
+    fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     let mut command = Command::new(nvcc);
     command.args(["--fatbin", "-O3", "-std=c++17", "--disable-warnings"]).args(TARGETS);
+    command.arg("--keep").arg("--keep-dir").arg(&kept);
     command.arg(format!("cuda/{name}.cu")).arg("-o").arg(out.join(format!("{name}.fatbin")));
     let output = command.output().map_err(|error| format!("{}: {error}", nvcc.display()))?;
-    if output.status.success() {
-        return Ok(());
+    if !output.status.success() {
+        // Cargo takes an error of one line.
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).lines().collect::<Vec<_>>().join(" | ");
+        return Err(format!("nvcc of {name}.cu: {}: {said}", output.status));
     }
-    // Cargo takes an error of one line.
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).lines().collect::<Vec<_>>().join(" | ");
-    Err(format!("nvcc of {name}.cu: {}: {said}", output.status))
+    let assembly = kept.join(format!("{name}.{ASSEMBLY}.ptx"));
+    let text = fs::read_to_string(&assembly).map_err(|error| format!("{}: {error}", assembly.display()))?;
+    fs::remove_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
+    Ok(kernels(&text))
 }
 
-/// What the crate includes: name and contents of each.
-fn list(sources: &[String]) -> String {
+/// Those of one source, as its assembly has them (NVIDIA's "Parallel Thread Execution ISA").
+fn kernels(assembly: &str) -> Vec<Compiled> {
+    let mut found: Vec<Compiled> = Vec::new();
+    let mut shared = HashMap::new();
+    for line in assembly.lines() {
+        if let Some(constant) = line.strip_prefix(SHARED_BYTES) {
+            let value = constant.split_once(" = ").map(|(name, value)| (name, number(value)));
+            shared.extend(value);
+        } else if let Some(entry) = line.strip_prefix(".visible .entry ") {
+            let name = entry.trim_end_matches('(').into();
+            found.push(Compiled { name, argument_bytes: None, threads: None, shared_bytes: None });
+        } else if let Some(kernel) = found.last_mut() {
+            let bytes = line.split_once("_param_0[").and_then(|(_, bytes)| number(bytes));
+            kernel.argument_bytes = kernel.argument_bytes.or(bytes);
+            kernel.threads = kernel.threads.or(line.strip_prefix(".maxntid ").and_then(number));
+        }
+    }
+    for kernel in &mut found {
+        kernel.shared_bytes = shared.get(kernel.name.as_str()).copied().flatten();
+    }
+    found
+}
+
+/// What a text begins with.
+fn number(text: &str) -> Option<u32> {
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    text[..digits].parse().ok()
+}
+
+/// What the crate includes: of each source its name, its fat binary, and its kernels.
+fn list(compiled: &[(&String, Vec<Compiled>)]) -> String {
     let mut list = String::from("&[\n");
-    for name in sources {
-        let bytes = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\"))");
-        let _ = writeln!(list, "    (\"{name}\", {bytes}),");
+    for (name, kernels) in compiled {
+        let image = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\"))");
+        let _ = writeln!(list, "Fatbin {{ name: {name:?}, image: {image}, kernels: &{kernels:#?} }},");
     }
     list + "]\n"
 }

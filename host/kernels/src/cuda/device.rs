@@ -150,8 +150,8 @@ impl CudaDevice {
     fn issue(&self, call: &Call, overlaps: bool) -> Result<(), DeviceError> {
         let (name, issued) = match call {
             Call::Kernel(launch) => {
-                let (kernel, shape) = self.kernels.of(launch, overlaps)?;
-                (launch.kernel, self.stream.launch(kernel, shape, &launch.arguments))
+                let (kernel, block) = self.kernels.of(launch, &self.card)?;
+                (launch.kernel, self.stream.launch(kernel, launch.grid, block, &launch.arguments, overlaps))
             }
             Call::Library(gemm) => {
                 let library = self.library.as_ref();

@@ -9,6 +9,7 @@
 mod args;
 mod bounds;
 mod calls;
+mod compiled;
 mod device;
 mod driver;
 mod kernels;

@@ -25,7 +25,7 @@ pub(super) fn overlaps(card: &Card, rows: u32, calls: &[Call]) -> impl Iterator<
 mod tests {
     use super::super::args::WidenArgs;
     use super::super::calls::tests::{ada, hopper};
-    use super::super::calls::{Gemm, Launch, Shape, Threads};
+    use super::super::calls::{Gemm, Launch, Shape, Shared, Threads};
     use super::*;
     use crate::cuda::args::Arguments;
 
@@ -33,8 +33,8 @@ mod tests {
     fn only_between_kernels_of_few_rows() {
         let kernel = || {
             let arguments = Arguments::of(&WidenArgs { from: 0, out: 0, rows: 0, width: 0 });
-            let threads = Threads::AsCompiled;
-            Call::Kernel(Launch { kernel: "widen", grid: [1; 3], threads, more_shared: 0, arguments })
+            let (threads, shared) = (Threads::AsCompiled, Shared::None);
+            Call::Kernel(Launch { kernel: "widen", grid: [1; 3], threads, shared, arguments })
         };
         let library = || Call::Library(Gemm { shape: Shape { m: 1, n: 1, k: 1 }, x: 0, weights: 0, y: 0 });
         let calls = [kernel(), kernel(), library(), kernel(), kernel()];

@@ -83,9 +83,9 @@ impl Workspace {
         (self.base + self.library.at.0, self.library.bytes)
     }
 
-    /// Numbers for trials, and no more than that: products' sums lie there otherwise.
+    /// Room for a product's input while algorithms are tried out, and its bytes: attention leaves its parts there otherwise.
     pub(super) fn trial(&self) -> (Pointer, u64) {
-        (self.partial(), self.partial.bytes)
+        (self.attention_partial(), self.attention_partial.bytes)
     }
 
     /// Rows of decode attention that one launch may have, each cut into so many parts.

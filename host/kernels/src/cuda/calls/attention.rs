@@ -2,7 +2,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::{Call, Launch, MOST_GRID, Site, Threads, is_wide, refuse, require};
+use super::{Call, Launch, MOST_GRID, Site, is_wide, refuse, require};
 use crate::attention::Path;
 use crate::cuda::args::{AttentionArgs, PrefillArgs, RopeArgs, TensorMap};
 use crate::op::{BLOCK_TOKENS, DecodeAttention, HEAD_DIM, Heads, LayerCache, PrefillAttention, Rope};
@@ -11,7 +11,7 @@ use crate::{Address, DeviceError};
 /// Of a block that turns, each with a warp.
 const ROPE_HEADS: u32 = 4;
 
-const ROPE_THREADS: Threads = Threads::Count(32 * ROPE_HEADS);
+const ROPE_THREADS: u32 = 32 * ROPE_HEADS;
 
 /// A kernel's tile of queries has room for so many of one head of keys.
 const MOST_GROUP: u32 = 8;
@@ -98,7 +98,7 @@ fn decode_rows(op: &DecodeAttention, first: u32, rows: u32, site: Site<'_>) -> R
         batch: rows,
         padding: 0,
     };
-    Ok(Launch::new(kernel, grid, Threads::AsCompiled, &arguments))
+    Ok(Launch::as_compiled(kernel, grid, &arguments))
 }
 
 pub(super) fn prefill(op: &PrefillAttention, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
@@ -134,7 +134,7 @@ pub(super) fn prefill(op: &PrefillAttention, site: Site<'_>, calls: &mut Vec<Cal
         scale: op.scale * LOG2_E,
         padding: [0; 5],
     };
-    calls.push(Call::Kernel(Launch::new(kernel, [blocks, 1, 1], Threads::AsCompiled, &arguments)));
+    calls.push(Call::Kernel(Launch::as_compiled(kernel, [blocks, 1, 1], &arguments)));
     Ok(())
 }
 

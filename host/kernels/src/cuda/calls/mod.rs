@@ -28,8 +28,7 @@ pub(super) struct Launch {
     pub(super) kernel: &'static str,
     pub(super) grid: [u32; 3],
     pub(super) threads: Threads,
-    /// Of shared memory, beside what the kernel itself asks for.
-    pub(super) more_shared: u32,
+    pub(super) shared: Shared,
     pub(super) arguments: Arguments,
 }
 
@@ -38,6 +37,16 @@ pub(super) enum Threads {
     /// As many as the kernel was compiled for.
     AsCompiled,
     Count(u32),
+}
+
+/// Of shared memory, beside what is fixed when the kernel is compiled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shared {
+    None,
+    /// As much as the kernel wants, and so many bytes more.
+    AsCompiled {
+        more: u32,
+    },
 }
 
 /// y = x · Wᵀ in bf16, by cuBLASLt; all in rows.
@@ -103,8 +112,16 @@ pub(super) fn rows(op: &Op) -> u32 {
 }
 
 impl Launch {
-    fn new<T: bytemuck::Pod>(kernel: &'static str, grid: [u32; 3], threads: Threads, arguments: &T) -> Self {
-        Self { kernel, grid, threads, more_shared: 0, arguments: Arguments::of(arguments) }
+    /// Of so many threads a block.
+    fn new<T: bytemuck::Pod>(kernel: &'static str, grid: [u32; 3], threads: u32, arguments: &T) -> Self {
+        let threads = Threads::Count(threads);
+        Self { kernel, grid, threads, shared: Shared::None, arguments: Arguments::of(arguments) }
+    }
+
+    /// Of threads and shared memory as the kernel says itself.
+    fn as_compiled<T: bytemuck::Pod>(kernel: &'static str, grid: [u32; 3], arguments: &T) -> Self {
+        let (threads, shared) = (Threads::AsCompiled, Shared::AsCompiled { more: 0 });
+        Self { kernel, grid, threads, shared, arguments: Arguments::of(arguments) }
     }
 }
 
@@ -154,6 +171,7 @@ const MOST_GRID: u32 = 65_535;
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::cuda::compiled::find;
 
     pub(in crate::cuda) fn hopper() -> Card {
         Card {
@@ -190,7 +208,16 @@ pub(super) mod tests {
         let workspace = Workspace::plan(card).at(1 << 40);
         let mut calls = Vec::new();
         plan(&op, Site { card, memory: MEMORY, workspace: &workspace, maps }, &mut calls)?;
+        calls.iter().for_each(|call| can_run(card, call));
         Ok(calls)
+    }
+
+    /// Whether there is such a kernel, takes what it is handed, and has room on the card.
+    fn can_run(card: &Card, call: &Call) {
+        if let Call::Kernel(launch) = call {
+            let block = find(launch.kernel).and_then(|(_, kernel)| kernel.block(launch, card));
+            block.expect("what is planned can be launched");
+        }
     }
 
     /// The launches, all of which have arguments of this type.

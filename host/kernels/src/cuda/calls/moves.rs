@@ -1,6 +1,6 @@
 //! Operations that read and write each number once: embedding, norm, silu, and moves from one place to another.
 
-use super::{Call, Launch, Site, Threads, is_wide, require};
+use super::{Call, Launch, Site, is_wide, require};
 use crate::DeviceError;
 use crate::cuda::args::{EmbedArgs, GatherArgs, NormArgs, SiluArgs, WidenArgs};
 use crate::op::{Embed, Gather, Norm, SiluMul, Widen};
@@ -14,7 +14,7 @@ const OCT: u32 = 8;
 const WIDEST_NORM: u32 = 1024 * OCT;
 
 /// Of a block that moves a row.
-const MOVE_THREADS: Threads = Threads::Count(128);
+const MOVE_THREADS: u32 = 128;
 
 const SILU_THREADS: u32 = 256;
 
@@ -52,7 +52,7 @@ pub(super) fn norm(op: &Norm, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(
         eps: op.eps,
         padding: 0,
     };
-    let threads = Threads::Count((op.width / OCT).next_multiple_of(WARP));
+    let threads = (op.width / OCT).next_multiple_of(WARP);
     row_blocks("add_rms_norm", op.rows, threads, &arguments, calls);
     Ok(())
 }
@@ -73,7 +73,7 @@ pub(super) fn silu_mul(op: &SiluMul, site: Site<'_>, calls: &mut Vec<Call>) -> R
     let octs = u64::from(op.rows) * u64::from(op.width / OCT);
     let blocks =
         u32::try_from(octs.div_ceil(SILU_THREADS.into())).map_err(|_| super::refuse("silu of too many rows"))?;
-    row_blocks("silu_mul", blocks, Threads::Count(SILU_THREADS), &arguments, calls);
+    row_blocks("silu_mul", blocks, SILU_THREADS, &arguments, calls);
     Ok(())
 }
 
@@ -102,13 +102,7 @@ fn octs(what: &str, width: u32) -> Result<(), DeviceError> {
 }
 
 /// A grid of one dimension; of nothing at all, no launch.
-fn row_blocks<T: bytemuck::Pod>(
-    kernel: &'static str,
-    blocks: u32,
-    threads: Threads,
-    arguments: &T,
-    calls: &mut Vec<Call>,
-) {
+fn row_blocks<T: bytemuck::Pod>(kernel: &'static str, blocks: u32, threads: u32, arguments: &T, calls: &mut Vec<Call>) {
     if blocks > 0 {
         calls.push(Call::Kernel(Launch::new(kernel, [blocks, 1, 1], threads, arguments)));
     }

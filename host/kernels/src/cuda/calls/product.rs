@@ -1,6 +1,6 @@
 //! Products, and what makes their weights bf16.
 
-use super::{Call, Gemm, Launch, Shape, Site, Threads, is_wide, refuse, require};
+use super::{Call, Gemm, Launch, Shape, Site, is_wide, refuse, require};
 use crate::cuda::args::{DequantArgs, ProductArgs};
 use crate::cuda::workspace::COUNTERS;
 use crate::op::{Dequantize, Product, Sum};
@@ -71,7 +71,7 @@ fn kernel(op: &Product, name: &'static str, blocks: u32, site: Site<'_>) -> Resu
         y_wide,
         padding: 0,
     };
-    Ok(Launch::new(name, [blocks, 1, 1], Threads::AsCompiled, &arguments))
+    Ok(Launch::as_compiled(name, [blocks, 1, 1], &arguments))
 }
 
 /// Whether the kernel may be launched so: what it does not check itself.
@@ -119,7 +119,7 @@ pub(super) fn dequantize(op: &Dequantize, site: Site<'_>, calls: &mut Vec<Call>)
         padding: 0,
     };
     let grid = [site.card.multiprocessors * DEQUANTIZE_BLOCKS, 1, 1];
-    calls.push(Call::Kernel(Launch::new(kernel, grid, Threads::Count(DEQUANTIZE_THREADS), &arguments)));
+    calls.push(Call::Kernel(Launch::new(kernel, grid, DEQUANTIZE_THREADS, &arguments)));
     Ok(())
 }
 
@@ -130,6 +130,7 @@ fn sizes(matrix: &Matrix) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{MEMORY, ada, hopper, launches, planned};
+    use super::super::{Shared, Threads};
     use super::*;
     use crate::op::Activations;
     use crate::product::{Plan, Purpose, plan};
@@ -167,7 +168,10 @@ mod tests {
                         match (&calls[0], plan.launch) {
                             (Call::Kernel(launch), product::Launch::Kernel { name, blocks }) => {
                                 assert_eq!((launch.kernel, launch.grid), (name, [blocks, 1, 1]));
-                                assert_eq!(launch.threads, Threads::AsCompiled);
+                                assert_eq!(
+                                    (launch.threads, launch.shared),
+                                    (Threads::AsCompiled, Shared::AsCompiled { more: 0 })
+                                );
                             }
                             (Call::Library(gemm), product::Launch::Library) => {
                                 assert_eq!(gemm.shape, Shape { m: rows, n: outputs, k: 5120 });

@@ -1,6 +1,6 @@
 //! Draws, and the counts that they go by.
 
-use super::{Call, Launch, Site, Threads, require};
+use super::{Call, Launch, Shared, Site, require};
 use crate::cuda::args::{CountArgs, SampleArgs};
 use crate::op::{Count, Sample};
 use crate::sampling::{SampleResult, SampleRow, TOP};
@@ -8,6 +8,9 @@ use crate::{Address, DeviceError};
 
 /// Blocks that draw a row together, each with its part of the vocabulary in shared memory.
 const CLUSTER: u32 = 8;
+
+/// Of a block that counts one sequence's tokens.
+const COUNT_THREADS: u32 = 1024;
 
 pub(super) fn count(op: &Count, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
     let arguments = CountArgs {
@@ -19,7 +22,7 @@ pub(super) fn count(op: &Count, site: Site<'_>, calls: &mut Vec<Call>) -> Result
     };
     if op.span_count > 0 {
         let grid = [op.span_count, 1, 1];
-        calls.push(Call::Kernel(Launch::new("count_tokens", grid, Threads::AsCompiled, &arguments)));
+        calls.push(Call::Kernel(Launch::new("count_tokens", grid, COUNT_THREADS, &arguments)));
     }
     Ok(())
 }
@@ -35,13 +38,10 @@ pub(super) fn sample(op: &Sample, site: Site<'_>, calls: &mut Vec<Call>) -> Resu
         let rows = together.min(op.rows - first);
         let arguments = arguments(op, first, site);
         calls.push(Call::Kernel(if clusters {
-            let more_shared = 4 * part(op.vocab);
-            Launch {
-                more_shared,
-                ..Launch::new("sample_cluster", [CLUSTER * rows, 1, 1], Threads::AsCompiled, &arguments)
-            }
+            let shared = Shared::AsCompiled { more: 4 * part(op.vocab) };
+            Launch { shared, ..Launch::as_compiled("sample_cluster", [CLUSTER * rows, 1, 1], &arguments) }
         } else {
-            Launch::new("sample_block", [rows, 1, 1], Threads::AsCompiled, &arguments)
+            Launch::as_compiled("sample_block", [rows, 1, 1], &arguments)
         }));
     }
     Ok(())
@@ -108,7 +108,8 @@ mod tests {
         }
         let calls = planned(&hopper(), op(256, 151_936, 152_064)).expect("it is launched");
         let [Call::Kernel(launch)] = &calls[..] else { panic!("one launch") };
-        assert_eq!((launch.kernel, launch.grid, launch.more_shared), ("sample_cluster", [2048, 1, 1], 4 * 18_992));
+        assert_eq!((launch.kernel, launch.grid), ("sample_cluster", [2048, 1, 1]));
+        assert_eq!(launch.shared, Shared::AsCompiled { more: 4 * 18_992 });
     }
 
     #[test]

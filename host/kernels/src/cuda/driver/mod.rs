@@ -23,7 +23,7 @@ pub(super) use context::Context;
 pub(super) use graph::Graph;
 pub(super) use memory::{DeviceMemory, PinnedMemory, free_bytes};
 pub(super) use module::{Kernel, Module};
-pub(super) use stream::{Event, LaunchShape, Stream};
+pub(super) use stream::{Event, Stream};
 pub(super) use tensor_map::tensor_map;
 
 use crate::DeviceError;

@@ -11,6 +11,7 @@ use cudarc::driver::sys::{
 use super::{Kernel, check, failed};
 use crate::DeviceError;
 use crate::cuda::args::Arguments;
+use crate::cuda::compiled::Block;
 
 pub(in crate::cuda) struct Stream {
     handle: CUstream,
@@ -25,17 +26,6 @@ pub(in crate::cuda) struct Event {
 
 // SAFETY: as for `Stream`.
 unsafe impl Send for Event {}
-
-/// How a kernel is launched.
-#[derive(Clone, Copy)]
-pub(in crate::cuda) struct LaunchShape {
-    pub(in crate::cuda) grid: [u32; 3],
-    pub(in crate::cuda) threads: u32,
-    /// Of shared memory, beside what is fixed when the kernel is compiled.
-    pub(in crate::cuda) shared: u32,
-    /// It may begin while the launch before it ends, and waits for that by itself.
-    pub(in crate::cuda) overlaps: bool,
-}
 
 impl Stream {
     /// Apart from the one that CUDA has of itself.
@@ -109,31 +99,34 @@ impl Stream {
         check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(pointer, from, to.len(), self.handle) })
     }
 
+    /// With `overlaps` it may begin while the launch before it ends, and waits for that by itself.
     pub(in crate::cuda) fn launch(
         &self,
         kernel: &Kernel,
-        shape: LaunchShape,
+        grid: [u32; 3],
+        block: Block,
         arguments: &Arguments,
+        overlaps: bool,
     ) -> Result<(), DeviceError> {
         let mut value = CUlaunchAttributeValue { pad: [0; 64] };
         value.programmaticStreamSerializationAllowed = 1;
         let id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         let mut attribute = CUlaunchAttribute { id, pad: [0; 4], value };
         let config = CUlaunchConfig {
-            gridDimX: shape.grid[0],
-            gridDimY: shape.grid[1],
-            gridDimZ: shape.grid[2],
-            blockDimX: shape.threads,
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: block.threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: shape.shared,
+            sharedMemBytes: block.shared_bytes,
             hStream: self.handle,
             attrs: &mut attribute,
-            numAttrs: u32::from(shape.overlaps),
+            numAttrs: u32::from(overlaps),
         };
         // The driver copies the arguments, and does not write to them.
         let mut pointers = [arguments.bytes().as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel has one argument, and is of as many bytes (`Kernel::takes`); configuration, attribute and
+        // SAFETY: the kernel has one argument, and of as many bytes (`Compiled::block`); configuration, attribute and
         // arguments are read before the call returns. That the kernel stays within memory is the care of `bounds`.
         let result = unsafe { sys::cuLaunchKernelEx(&config, kernel.handle(), pointers.as_mut_ptr(), ptr::null_mut()) };
         check("cuLaunchKernelEx", result)
