@@ -40,7 +40,7 @@ fn measure(streams: usize, interval: Duration) -> anyhow::Result<Outcome> {
     let mut model = load(&config.model, &config.engine, &clock)?;
     let times = Arc::new(HostTimes::default());
     let kept = Arc::clone(&times);
-    model.executor =
+    model.computed.executor =
         Arc::new(move |_| Ok(Box::new(IdleExecutor::paced(interval, Arc::clone(&kept))) as Box<dyn Executor>));
     let name = model.name.clone();
 

@@ -1,5 +1,6 @@
 //! What benchmarks share.
 
 pub mod decoding;
+pub mod generation;
 pub mod idle;
 pub mod steps;

@@ -11,14 +11,15 @@ pub(crate) struct ModelLine {
     pub(crate) description: String,
     pub(crate) max_model_len: u32,
     pub(crate) blocks: u32,
+    pub(crate) engine: EngineConfig,
 }
 
-pub(crate) fn banner(server: &Server, model: &ModelLine, engine: &EngineConfig) -> String {
+pub(crate) fn banner(server: &Server, model: &ModelLine) -> String {
     let (url, admin) = (&server.url, &server.admin_url);
     let mut text = format!("sluice {}\n", env!("CARGO_PKG_VERSION"));
     // Writing to a string cannot fail.
     let _ = writeln!(text, "  model      {} ({}), context {}", model.name, model.description, model.max_model_len);
-    let (replicas, blocks, tokens) = (engine.replicas, model.blocks, engine.block_tokens);
+    let (replicas, blocks, tokens) = (model.engine.replicas, model.blocks, model.engine.block_tokens);
     let _ = writeln!(text, "  replicas   {replicas}, each with {blocks} KV blocks of {tokens} tokens");
     for policy in &server.policies {
         let revision = &policy.revision;

@@ -8,6 +8,7 @@ mod banner;
 mod bench_command;
 pub mod cli;
 pub mod config;
+mod device;
 pub mod engine;
 mod first_policies;
 mod key_command;
@@ -18,6 +19,9 @@ mod mailbox;
 mod model;
 mod model_command;
 mod observers;
+mod on_cpu;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 pub mod output;
 mod patient;
 mod perplexity_command;
@@ -31,6 +35,6 @@ mod upkeep;
 mod weight_sizes;
 
 pub use listeners::{ADMIN_KEY, API_KEY, Listeners, Secrets, ServerError};
-pub use model::{ServedModel, load};
+pub use model::{Computed, ServedModel, load};
 pub use run::run;
 pub use server::Server;

@@ -121,7 +121,7 @@ fn available(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-fn shown(bytes: u64) -> String {
+pub(crate) fn shown(bytes: u64) -> String {
     match bytes {
         0..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
         0x10_0000..0x4000_0000 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
@@ -140,7 +140,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn engine(kv_blocks: KvBlocks) -> EngineConfig {
-        EngineConfig { kv_blocks, ..ServeConfig::of(Settings::default()).unwrap().engine }
+        EngineConfig { kv_blocks, ..ServeConfig::of(Settings::default()).unwrap().engine.on_cpu }
     }
 
     fn check(engine: &EngineConfig, typed: Option<u32>, free: u64, expected: Result<(u32, u32), &str>) {

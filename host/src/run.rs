@@ -99,12 +99,13 @@ async fn start(config: &ServeConfig, listeners: Listeners) -> Result<Server> {
     let served = load(config, &clock).await?;
     let line = ModelLine {
         name: served.name.clone(),
-        description: served.description.clone(),
-        max_model_len: served.max_model_len,
-        blocks: served.blocks,
+        description: served.computed.description.clone(),
+        max_model_len: served.computed.max_model_len,
+        blocks: served.computed.blocks,
+        engine: served.computed.engine,
     };
     let server = Server::start(config, served, &clock, listeners).await?;
-    say(&banner(&server, &line, &config.engine))?;
+    say(&banner(&server, &line))?;
     Ok(server)
 }
 

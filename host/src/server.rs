@@ -16,11 +16,11 @@ use sluice_telemetry::{CardSampler, Metrics, MetricsOptions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{EngineConfig, PoliciesConfig, ServeConfig};
+use crate::config::{PoliciesConfig, ServeConfig};
 use crate::engine::{Engine, EngineParts};
 use crate::first_policies;
 use crate::listeners::Listeners;
-use crate::model::ServedModel;
+use crate::model::{Computed, ServedModel};
 use crate::observers::{Observers, PolicyVoice};
 use crate::patient::PatientLoader;
 use crate::upkeep;
@@ -52,11 +52,12 @@ impl Server {
         clock: &Arc<dyn Clock>,
         on: Listeners,
     ) -> Result<Self> {
-        let replicas = config.engine.replicas as usize;
-        let cards = CardSampler::start(model.cards.clone(), Arc::clone(clock)).context("the cards cannot be read")?;
+        let replicas = model.computed.engine.replicas as usize;
+        let cards =
+            CardSampler::start(model.computed.cards.clone(), Arc::clone(clock)).context("the cards cannot be read")?;
         let metrics = Metrics::new(&MetricsOptions {
             replicas,
-            limits: engine_limits(&config.engine, &model),
+            limits: engine_limits(&model.computed),
             model: &model.name,
             version: env!("CARGO_PKG_VERSION"),
             compat: config.metrics_compat,
@@ -122,14 +123,14 @@ fn start_engine(
     clock: &Arc<dyn Clock>,
 ) -> Result<Engine> {
     let queue_timeout = nanos(config.server.queue_timeout);
-    let config = &config.engine;
+    let (model, config) = (&model.computed, &model.computed.engine);
     anyhow::ensure!(
         config.max_queued_tokens >= u64::from(model.max_model_len),
         "engine.max_queued_tokens: {} would turn a prompt of {} tokens away for ever: raise it, or lower max_model_len",
         config.max_queued_tokens,
         model.max_model_len
     );
-    let limits = engine_limits(config, model);
+    let limits = engine_limits(model);
     let starvation = nanos(config.starvation);
     let pool = PoolConfig {
         max_queued_requests: config.max_queued_requests,
@@ -155,7 +156,8 @@ fn start_engine(
     Ok(Engine::start(parts, clock)?)
 }
 
-fn engine_limits(config: &EngineConfig, model: &ServedModel) -> EngineLimits {
+fn engine_limits(model: &Computed) -> EngineLimits {
+    let config = &model.engine;
     EngineLimits {
         max_sequences: config.max_sequences,
         max_batched_tokens: config.max_batched_tokens,
@@ -178,10 +180,10 @@ fn edge(config: &ServeConfig, model: ServedModel, engine: &Engine, metrics: &Arc
     let edge = EdgeConfig {
         model: ModelCard {
             cache_salt: model.cache_salt(),
-            variants: model.variants,
+            variants: model.computed.variants,
             name: model.name,
-            max_model_len: model.max_model_len,
-            block_tokens: config.engine.block_tokens,
+            max_model_len: model.computed.max_model_len,
+            block_tokens: model.computed.engine.block_tokens,
             created_unix: started / 1000,
         },
         defaults: model.defaults,

@@ -157,7 +157,7 @@ fn the_configuration_is_shown_with_its_origins() {
         ("port = 9", "command line"),
         ("replicas = 3", "SLUICE__ENGINE__REPLICAS"),
         ("block_size = 8", "sluice.toml"),
-        ("max_num_seqs = 64", "default"),
+        ("max_queued_requests = 1024", "default"),
     ] {
         assert!(shown.lines().any(|found| found.starts_with(line) && found.ends_with(origin)), "{line}: {shown}");
     }

@@ -63,6 +63,12 @@ pub trait Device {
     /// Called while a model is loaded: work that is submitted again and again.
     fn record(&mut self, ops: &[Op]) -> Result<GraphId, DeviceError>;
 
+    /// Called while a model is loaded, when its weights are there: work like this will be submitted, and whatever takes
+    /// time about it at first is done now. It may write what the work writes.
+    fn warm_up(&mut self, _ops: &[Op]) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Called once per step, before `submit`: where the next step's inputs are written down. At most `depth` steps are in
     /// flight.
     fn staging(&mut self) -> &mut [u8];

@@ -37,13 +37,19 @@ pub struct ServeArguments {
     /// What is done to linear layers while they load: none, int8, nf4 [default: none]
     #[arg(long, value_name = "METHOD")]
     pub quantization: Option<String>,
+    /// What models are computed on: auto (a GPU where there is one), cpu, cuda [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// The part of a GPU's memory that may be taken, up to 1 [default: 0.9]
+    #[arg(long, value_name = "SHARE")]
+    pub gpu_memory_utilization: Option<f64>,
     /// Copies of the model that serve side by side [default: 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
-    /// Sequences in one step of a replica [default: 64]
+    /// Sequences in one step of a replica [default: 64, on a GPU 256]
     #[arg(long, value_name = "N")]
     pub max_num_seqs: Option<u32>,
-    /// Tokens in one step of a replica [default: 512]
+    /// Tokens in one step of a replica [default: 512, on a GPU 2048]
     #[arg(long, value_name = "N")]
     pub max_num_batched_tokens: Option<u32>,
     /// Tokens in a block of the KV cache [default: 16]
@@ -139,6 +145,8 @@ impl ServeArguments {
                 quantization: self.quantization,
             },
             engine: EngineSection {
+                device: self.device,
+                gpu_memory_utilization: self.gpu_memory_utilization,
                 replicas: self.replicas,
                 max_num_seqs: self.max_num_seqs,
                 max_num_batched_tokens: self.max_num_batched_tokens,
@@ -199,8 +207,8 @@ mod tests {
             let flags = ["--port", "9", "--max-num-seqs", "5", "--num-gpu-blocks-override", "7"];
             let flags = [command, &flags, &["--policy", "routing=two-choices", "--policy", "batching=a/b.wasm"]];
             let config = ServeConfig::of(serve(&flags.concat()).settings()).unwrap();
-            assert_eq!((config.server.address.port(), config.engine.max_sequences), (9, 5));
-            assert_eq!(config.engine.kv_blocks, crate::config::KvBlocks::Exactly(7));
+            assert_eq!((config.server.address.port(), config.engine.on_cpu.max_sequences), (9, 5));
+            assert_eq!(config.engine.on_gpu.kv_blocks, crate::config::KvBlocks::Exactly(7));
             let [_, routing, batching] = config.policies.first.clone().map(|first| first.source);
             let (PolicySource::Shipped(routing), PolicySource::File(batching)) = (routing, batching) else {
                 panic!("{:?}", config.policies.first)

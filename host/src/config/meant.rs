@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use sluice_telemetry::Compat;
 
 use super::{
-    ConfigError, EngineConfig, LogSection, MetricsSection, ModelConfig, PoliciesConfig, ServerConfig, Settings,
+    ConfigError, EngineConfigs, LogSection, MetricsSection, ModelConfig, PoliciesConfig, ServerConfig, Settings,
 };
 
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
     pub server: ServerConfig,
     pub model: ModelConfig,
-    pub engine: EngineConfig,
+    pub engine: EngineConfigs,
     pub policies: PoliciesConfig,
     /// Without it the history of deployments is kept in memory only.
     pub audit_file: Option<PathBuf>,
@@ -35,7 +35,7 @@ impl ServeConfig {
         Ok(Self {
             server: ServerConfig::of(&server, tls, &auth, &timeouts)?,
             model: ModelConfig::of(model)?,
-            engine: EngineConfig::of(&engine)?,
+            engine: EngineConfigs::of(&engine)?,
             policies: PoliciesConfig::of(policies)?,
             audit_file: audit.file,
             metrics_compat: metrics_compat(&metrics)?,

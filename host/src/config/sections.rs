@@ -128,12 +128,16 @@ section!(ModelSection {
 });
 
 section!(EngineSection {
-    /// Copies of the model that serve side by side.
+    /// What models are computed on: auto (a GPU where there is one), cpu or cuda.
+    device: String = "auto".to_owned(),
+    /// Of a GPU's memory, the part that weights, activations and the KV cache may take together.
+    gpu_memory_utilization: f64 = 0.9,
+    /// Copies of the model that serve side by side; on GPUs each has one of its own.
     replicas: u32 = 1,
-    /// Sequences in one step of a replica.
-    max_num_seqs: u32 = 64,
-    /// Tokens in one step of a replica.
-    max_num_batched_tokens: u32 = 512,
+    /// Sequences in one step of a replica; without it 64, and 256 on a GPU.
+    max_num_seqs: u32,
+    /// Tokens in one step of a replica; without it 512, and 2048 on a GPU.
+    max_num_batched_tokens: u32,
     /// Tokens in a block of the KV cache.
     block_size: u32 = 16,
     /// Blocks of the KV cache of each replica; without it as many as all sequences need, if they fit in memory.

@@ -30,7 +30,7 @@ fn the_environment_stands_over_the_file() {
         from_environment(&[("SLUICE__SERVER__PORT", "9"), ("SLUICE__MODEL__SOURCE", "/m"), ("HOME", "/h")]).unwrap();
     let config = ServeConfig::of(environment.over(file)).unwrap();
     assert_eq!((config.server.address.port(), config.server.admin_address.port()), (9, 2));
-    assert_eq!((config.engine.replicas, config.model.source), (3, ModelSource::Named("/m".to_owned())));
+    assert_eq!((config.engine.on_cpu.replicas, config.model.source), (3, ModelSource::Named("/m".to_owned())));
 }
 
 #[test]
@@ -66,6 +66,9 @@ fn what_makes_no_sense_is_refused() {
         ),
         ("[engine]\nblock_size = 4294967295", "engine.block_size: is 4294967295, at most 4096"),
         ("[engine]\nmax_num_seqs = 64\nmax_num_batched_tokens = 32", "engine.max_num_batched_tokens"),
+        ("[engine]\ndevice = \"tpu\"", "engine.device: unknown device `tpu`: there are `auto`, `cpu` and `cuda`"),
+        ("[engine]\ngpu_memory_utilization = 0", "engine.gpu_memory_utilization: is 0, expected more than 0"),
+        ("[engine]\ngpu_memory_utilization = nan", "engine.gpu_memory_utilization"),
         ("[model]\nmax_model_len = 1", "model.max_model_len"),
         ("[model]\nload_format = \"gguf\"", "unknown format `gguf`"),
         ("[model]\ndtype = \"int4\"", "model.dtype: `int4` is no dtype"),
@@ -80,4 +83,17 @@ fn what_makes_no_sense_is_refused() {
         let error = ServeConfig::of(from_file(text).unwrap()).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn what_a_step_holds_depends_on_the_device_where_nobody_says() {
+    let check = |typed: &str, on_cpu: (u32, u32), on_gpu: (u32, u32)| {
+        let engine = ServeConfig::of(from_file(typed).unwrap()).unwrap().engine;
+        let sizes = |engine: EngineConfig| (engine.max_sequences, engine.max_batched_tokens);
+        assert_eq!((sizes(engine.on_cpu), sizes(engine.on_gpu)), (on_cpu, on_gpu), "{typed}");
+    };
+    check("", (64, 512), (256, 2048));
+    check("[engine]\nmax_num_seqs = 1000", (1000, 1000), (1000, 2048));
+    check("[engine]\nmax_num_batched_tokens = 32", (32, 32), (32, 32));
+    check("[engine]\nmax_num_batched_tokens = 4096", (64, 4096), (256, 4096));
 }

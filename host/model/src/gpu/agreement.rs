@@ -43,7 +43,7 @@ impl Script {
         let told = |(index, (length, runs)): (usize, &(usize, &[usize]))| {
             let token = |place: usize| {
                 let word = philox::philox(seed, ((index as u128) << 64) | place as u128)[0];
-                (u64::from(word) * u64::from(vocab) >> 32) as u32
+                ((u64::from(word) * u64::from(vocab)) >> 32) as u32
             };
             Told { tokens: (0..*length).map(token).collect(), runs: runs.to_vec() }
         };

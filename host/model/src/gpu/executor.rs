@@ -9,11 +9,12 @@ use sluice_core::{
 };
 use sluice_kernels::attention::Path;
 use sluice_kernels::op::Count;
+use sluice_kernels::product::row_counts;
 use sluice_kernels::sampling::CountSpan;
-use sluice_kernels::{Card, Copy, Device, DeviceError, GraphId, Op, Submission, Work};
+use sluice_kernels::{Card, Copy, Device, DeviceError, GraphId, Op, Submission, WeightForm, Work};
 
 use crate::gpu::counts::{Counted, Counts};
-use crate::gpu::forward::Forward;
+use crate::gpu::forward::{Forward, Group, Tokens};
 use crate::gpu::memory::Memory;
 use crate::gpu::outcome::Asked;
 use crate::gpu::planned::{Planned, Planner};
@@ -94,6 +95,7 @@ impl<D: Device> GpuExecutor<D> {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, DeviceError> {
         let recorded = record(&mut device, &served)?;
+        warm_up(&mut device, &served)?;
         Ok(Self {
             counts: Counts::new(served.memory.slots()),
             device,
@@ -280,6 +282,22 @@ fn record<D: Device>(device: &mut D, served: &Served) -> Result<Vec<Recorded>, D
     let mut record = |rows, long| device.record(&forward.recorded(rows, Path::choose(rows, long)));
     let counts = served.memory.rows.recorded.iter();
     counts.map(|rows| Ok(Recorded { short: record(*rows, false)?, long: record(*rows, true)? })).collect()
+}
+
+/// Every number of rows that a step may have, and every number of draws.
+fn warm_up<D: Device>(device: &mut D, served: &Served) -> Result<(), DeviceError> {
+    let (forward, rows, card) = (served.forward(), &served.memory.rows, &served.card);
+    let step = |rows| Tokens { rows, decoding: 0, path: Path::choose(0, false), tiles: 1 };
+    let mut ops = Vec::new();
+    for rows in row_counts(card, rows.form, rows.tokens) {
+        forward.other(&mut ops, step(rows), &[]);
+        device.warm_up(&ops)?;
+    }
+    for draws in row_counts(card, WeightForm::Bf16, rows.samples) {
+        forward.other(&mut ops, step(1), &[Group { first: 0, rows: draws, draws: true }]);
+        device.warm_up(&ops)?;
+    }
+    Ok(())
 }
 
 /// The engine asked for what cannot be computed.

@@ -1,0 +1,90 @@
+//! Loads a model onto GPUs: each replica has a card of its own, and the model on it.
+
+mod room;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use sluice_checkpoint::ModelFiles;
+use sluice_core::{Clock, Executor, ExecutorError, ReplicaId};
+use sluice_kernels::cuda::{self, CudaDevice};
+use sluice_kernels::{Card, Device};
+use sluice_model::StepLimits;
+use sluice_model::gpu::GpuModel;
+
+use crate::config::{EngineConfig, ModelConfig};
+use crate::engine::MakeExecutor;
+use crate::loading_bar::LoadingBar;
+use crate::model::{Computed, description};
+use crate::room::limits;
+use room::{Budget, GpuRoom};
+
+/// The cards of this machine, of which there is at least one.
+pub(crate) struct Gpus {
+    count: usize,
+}
+
+/// One that a replica is to have.
+struct Found {
+    card: Card,
+    uuid: String,
+    budget: Budget,
+}
+
+impl Gpus {
+    pub(crate) fn find() -> Result<Self, String> {
+        cuda::count().map(|count| Self { count }).map_err(|error| error.to_string())
+    }
+
+    /// The first ones, looked at and let go: who loads a model opens its own.
+    fn first(&self, engine: &EngineConfig) -> Result<Vec<Found>> {
+        let (replicas, cards) = (engine.replicas as usize, self.count);
+        ensure!(replicas <= cards, "engine.replicas: {replicas} need a card each, and {cards} are found: lower it");
+        let found = |ordinal| {
+            let device = CudaDevice::open(ordinal).with_context(|| format!("card {ordinal} cannot be used"))?;
+            let (card, free) = (device.card().clone(), device.free_bytes()?);
+            let budget = Budget::of(card.memory_bytes, free, engine.gpu_memory_utilization);
+            Ok(Found { card, uuid: device.uuid().to_owned(), budget })
+        };
+        (0..replicas).map(found).collect()
+    }
+}
+
+pub(crate) fn load(
+    files: &ModelFiles,
+    model: &ModelConfig,
+    engine: &EngineConfig,
+    gpus: Gpus,
+    clock: &Arc<dyn Clock>,
+) -> Result<Computed> {
+    let on_gpu = Arc::new(GpuModel::read(files.clone(), model.load).context("the model cannot be served")?);
+    let found = gpus.first(engine)?;
+    let (info, per_block) = (on_gpu.info(), on_gpu.bytes_per_block());
+    let rooms = found.iter().map(|found| {
+        let fixed = on_gpu.bytes(&found.card, &limits(engine, 0));
+        GpuRoom::find(engine, found.budget, fixed, per_block, info.max_model_len, model.max_model_len)
+            .with_context(|| found.card.name.clone())
+    });
+    let room = rooms.collect::<Result<Vec<_>>>()?.into_iter().min_by_key(|room| room.blocks);
+    let room = room.context("a server has at least one replica")?;
+    let name = found.first().map_or_else(String::new, |found| found.card.name.clone());
+    Ok(Computed {
+        description: description(info, &model.load, &name),
+        engine: *engine,
+        max_model_len: room.max_model_len,
+        kv_bytes_per_token: on_gpu.kv_bytes_per_token(),
+        variants: info.variants.clone(),
+        blocks: room.blocks,
+        executor: executors(Arc::clone(&on_gpu), limits(engine, room.blocks), Arc::clone(clock)),
+        cards: found.into_iter().map(|found| Some(found.uuid)).collect(),
+    })
+}
+
+fn executors(model: Arc<GpuModel>, limits: StepLimits, clock: Arc<dyn Clock>) -> MakeExecutor {
+    Arc::new(move |ReplicaId(replica)| {
+        let failed = |message: String| ExecutorError { message };
+        let device = CudaDevice::open(replica as usize).map_err(|error| failed(error.to_string()))?;
+        let executor = model.load(device, limits, Box::new(LoadingBar::default()), Arc::clone(&clock));
+        Ok(Box::new(executor.map_err(|error| failed(error.to_string()))?) as Box<dyn Executor>)
+    })
+}
