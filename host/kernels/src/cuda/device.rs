@@ -1,27 +1,17 @@
-//! A real card: operations become launches on one stream, steps are queued on it, and events say how far it has come.
+//! A real card: steps are queued on one stream, and events say how far it has come.
 
-use std::collections::HashMap;
-use std::{env, mem};
+use std::mem;
 
-use super::args::TensorMap;
 use super::bounds;
-use super::calls::{self, Call, Site};
-use super::driver::{Context, DeviceMemory, Graph, Stream, free_bytes, tensor_map};
-use super::kernels::Kernels;
-use super::library::Library;
+use super::calls::{self, Call};
+use super::driver::{Context, DeviceMemory, Graph, Stream, free_bytes};
+use super::launcher::{Launcher, Trial};
 use super::overlap::overlaps;
 use super::slots::Slots;
-use super::workspace::Workspace;
-use crate::op::{BLOCK_TOKENS, KvPool};
 use crate::{Address, Card, Copy, Device, DeviceError, Finished, GraphId, Op, Region, Submission, Work};
 
-/// Set to 1, every operation is waited for, recorded ones too, so that an error names the kernel that made it.
-const SYNCHRONOUS: &str = "SLUICE_CUDA_SYNC";
-
-/// Tokens that stand together in a tensor map.
-const MAP_TOKENS: u64 = 8;
-
-/// One card. Everything is reserved by [`Device::reserve`], but graphs, which the driver keeps.
+/// One card. Everything is reserved by [`Device::reserve`], but graphs, which the driver keeps, and what kernels need for
+/// themselves.
 ///
 /// It may go from thread to thread, and is used by one at a time. Fields are dropped as they stand: the context goes last.
 pub struct CudaDevice {
@@ -29,17 +19,10 @@ pub struct CudaDevice {
     slots: Slots,
     /// Of operations that are launched now; kept, so that a step reserves no memory for it.
     calls: Vec<Call>,
-    maps: HashMap<KvPool, [TensorMap; 2]>,
-    kernels: Kernels,
-    /// None until the first product of its kind.
-    library: Option<Library>,
-    workspace: Workspace,
-    /// What the workspace is a plan of.
-    _workspace_memory: DeviceMemory,
+    launcher: Launcher,
     /// What operations speak of. None until it is reserved.
     memory: Option<DeviceMemory>,
     stream: Stream,
-    synchronous: bool,
     card: Card,
     context: Context,
 }
@@ -50,33 +33,19 @@ enum Recorded {
     Calls(Vec<Call>),
 }
 
-/// Whether algorithms may be tried out, which overwrites what products make.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trial {
-    Allowed,
-    Forbidden,
-}
-
 impl CudaDevice {
     /// One of the cards that [`count`](super::count) counts. Errors: there is no such card, it is too old, its driver is,
     /// or it has no room for what kernels need for themselves.
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
         let (context, card) = Context::open(ordinal)?;
         let stream = Stream::new()?;
-        let workspace = Workspace::plan(&card);
-        let workspace_memory = cleared(workspace.bytes(), &stream)?;
         Ok(Self {
             recorded: Vec::new(),
             slots: Slots::default(),
             calls: Vec::new(),
-            maps: HashMap::new(),
-            kernels: Kernels::load()?,
-            library: None,
-            workspace: workspace.at(workspace_memory.at()),
-            _workspace_memory: workspace_memory,
+            launcher: Launcher::new(&card, &stream)?,
             memory: None,
             stream,
-            synchronous: env::var_os(SYNCHRONOUS).is_some_and(|value| value == "1"),
             card,
             context,
         })
@@ -86,115 +55,46 @@ impl CudaDevice {
     /// [`Device::record`], what products write is overwritten, and their weights should be there.
     pub fn warm_up(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
         self.context.enter()?;
-        self.prepare_all(ops, Trial::Allowed).map(drop)
-    }
-
-    fn memory(&self) -> Result<&DeviceMemory, DeviceError> {
-        self.memory.as_ref().ok_or_else(|| DeviceError("nothing is reserved on the GPU yet".into()))
+        self.prepare(ops).map(drop)
     }
 
     /// Where so many bytes are, all of which there are.
     fn locate(&self, what: &str, at: Address, bytes: u64) -> Result<u64, DeviceError> {
-        let memory = self.memory()?;
+        let memory = self.memory.as_ref().ok_or_else(nothing_reserved)?;
         bounds::within(what, Region { at, bytes }, memory.bytes())?;
         Ok(memory.at() + at.0)
     }
 
-    fn prepare_all(&mut self, ops: &[Op], trial: Trial) -> Result<Vec<Call>, DeviceError> {
-        let mut all = Vec::new();
-        ops.iter().try_for_each(|op| self.prepare(op, trial, &mut all))?;
-        Ok(all)
-    }
-
-    /// Appends the launches of `op`, which can run from now on.
-    fn prepare(&mut self, op: &Op, trial: Trial, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
-        let first = calls.len();
-        let memory = self.memory()?;
-        let (at, bytes) = (memory.at(), memory.bytes());
-        bounds::check(op, bytes)?;
-        self.map_cache(op, at)?;
-        let site = Site { card: &self.card, memory: at, workspace: &self.workspace, maps: &self.maps };
-        calls::plan(op, site, calls)?;
-        calls[first..].iter().try_for_each(|call| self.prepare_call(call, trial))
-    }
-
-    fn prepare_call(&mut self, call: &Call, trial: Trial) -> Result<(), DeviceError> {
-        let gemm = match call {
-            Call::Kernel(launch) => return self.kernels.prepare(&self.card, launch),
-            Call::Library(gemm) => gemm,
-        };
-        let library = match &mut self.library {
-            Some(library) => library,
-            none => none.insert(Library::open(&self.workspace)?),
-        };
-        match trial {
-            Trial::Allowed => library.try_out(gemm, &self.stream, &self.workspace),
-            Trial::Forbidden => library.prepare(gemm.shape),
+    fn prepare(&mut self, ops: &[Op]) -> Result<Vec<Call>, DeviceError> {
+        let mut calls = Vec::new();
+        let memory = self.memory.as_ref().ok_or_else(nothing_reserved)?;
+        for op in ops {
+            self.launcher.prepare(op, &self.card, memory, Trial::On(&self.stream), &mut calls)?;
         }
-    }
-
-    /// Describes the cache to the units that copy from it, once for each pool, where a kernel reads it so.
-    fn map_cache(&mut self, op: &Op, memory: u64) -> Result<(), DeviceError> {
-        let Op::PrefillAttention(attention) = op else { return Ok(()) };
-        let pool = attention.cache.pool;
-        if !self.card.has_wgmma() || self.maps.contains_key(&pool) {
-            return Ok(());
-        }
-        let heads = u64::from(pool.layers) * u64::from(pool.blocks) * u64::from(pool.kv_heads);
-        let groups = heads * (u64::from(BLOCK_TOKENS) / MAP_TOKENS);
-        let map = |address: Address| tensor_map(memory + address.0, groups);
-        self.maps.insert(pool, [map(pool.keys)?, map(pool.values)?]);
-        Ok(())
-    }
-
-    fn issue(&self, call: &Call, overlaps: bool) -> Result<(), DeviceError> {
-        let (name, issued) = match call {
-            Call::Kernel(launch) => {
-                let (kernel, block) = self.kernels.of(launch, &self.card)?;
-                (launch.kernel, self.stream.launch(kernel, launch.grid, block, &launch.arguments, overlaps))
-            }
-            Call::Library(gemm) => {
-                let library = self.library.as_ref();
-                let library = library.ok_or_else(|| DeviceError("cuBLASLt was not prepared".into()))?;
-                ("cuBLASLt", library.run(gemm, &self.stream, &self.workspace))
-            }
-        };
-        issued.map_err(|error| DeviceError(format!("launching {name}: {error}")))
-    }
-
-    /// One after the other, none before the one before it has ended.
-    fn issue_all(&self, calls: &[Call]) -> Result<(), DeviceError> {
-        for call in calls {
-            self.issue(call, false)?;
-            if self.synchronous {
-                let name = match call {
-                    Call::Kernel(launch) => launch.kernel,
-                    Call::Library(_) => "cuBLASLt",
-                };
-                self.stream.synchronize().map_err(|error| DeviceError(format!("{name}: {error}")))?;
-            }
-        }
-        Ok(())
+        Ok(calls)
     }
 
     fn work(&mut self, work: Work<'_>) -> Result<(), DeviceError> {
         match work {
             Work::Graph(id) => match self.recorded.get(id.0) {
                 Some(Recorded::Graph(graph)) => graph.launch(&self.stream),
-                Some(Recorded::Calls(calls)) => self.issue_all(calls),
+                Some(Recorded::Calls(calls)) => self.launcher.issue_all(calls, &self.card, &self.stream),
                 None => Err(DeviceError(format!("{id:?} was not recorded"))),
             },
             Work::Ops(ops) => {
                 let mut calls = mem::take(&mut self.calls);
-                let done = ops.iter().try_for_each(|op| {
-                    calls.clear();
-                    self.prepare(op, Trial::Forbidden, &mut calls)?;
-                    self.issue_all(&calls)
-                });
+                let done = ops.iter().try_for_each(|op| self.work_now(op, &mut calls));
                 self.calls = calls;
                 done
             }
         }
+    }
+
+    fn work_now(&mut self, op: &Op, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
+        calls.clear();
+        let memory = self.memory.as_ref().ok_or_else(nothing_reserved)?;
+        self.launcher.prepare(op, &self.card, memory, Trial::Never, calls)?;
+        self.launcher.issue_all(calls, &self.card, &self.stream)
     }
 
     fn copy_in(&mut self, copy: &Copy) -> Result<(), DeviceError> {
@@ -256,7 +156,7 @@ impl Device for CudaDevice {
         }
         self.context.enter()?;
         self.slots = Slots::reserve(staging, results, depth)?;
-        self.memory = Some(cleared(bytes, &self.stream)?);
+        self.memory = Some(DeviceMemory::zeros(bytes, &self.stream)?);
         Ok(())
     }
 
@@ -272,14 +172,15 @@ impl Device for CudaDevice {
 
     fn record(&mut self, ops: &[Op]) -> Result<GraphId, DeviceError> {
         self.context.enter()?;
-        let calls = self.prepare_all(ops, Trial::Allowed)?;
-        let recorded = if self.synchronous {
+        let calls = self.prepare(ops)?;
+        let recorded = if self.launcher.is_synchronous() {
             Recorded::Calls(calls)
         } else {
             let rows = ops.iter().map(calls::rows).max().unwrap_or(0);
             let mut issued = calls.iter().zip(overlaps(&self.card, rows, &calls));
-            let graph = Graph::capture(&self.stream, || issued.try_for_each(|(call, early)| self.issue(call, early)))?;
-            Recorded::Graph(graph)
+            let mut issue =
+                || issued.try_for_each(|(call, early)| self.launcher.issue(call, early, &self.card, &self.stream));
+            Recorded::Graph(Graph::capture(&self.stream, &mut issue)?)
         };
         self.recorded.push(recorded);
         Ok(GraphId(self.recorded.len() - 1))
@@ -327,14 +228,6 @@ impl Drop for CudaDevice {
     }
 }
 
-/// All zeros.
-fn cleared(bytes: u64, stream: &Stream) -> Result<DeviceMemory, DeviceError> {
-    let memory = DeviceMemory::reserve(bytes)?;
-    stream.clear(memory.at(), bytes)?;
-    stream.synchronize()?;
-    Ok(memory)
-}
-
 /// Bytes from the first to the last, on either side.
 fn reach(copy: &Copy) -> Result<u64, DeviceError> {
     let Copy { bytes, runs, pitch, .. } = *copy;
@@ -346,6 +239,10 @@ fn reach(copy: &Copy) -> Result<u64, DeviceError> {
         Some(reach) if runs == 1 || pitch >= bytes => Ok(reach as u64),
         _ => Err(DeviceError(format!("an input of {runs} times {bytes} bytes, {pitch} apart"))),
     }
+}
+
+fn nothing_reserved() -> DeviceError {
+    DeviceError("nothing is reserved on the GPU yet".into())
 }
 
 fn all_in_flight() -> DeviceError {

@@ -13,6 +13,7 @@ mod compiled;
 mod device;
 mod driver;
 mod kernels;
+mod launcher;
 mod library;
 mod overlap;
 mod slots;

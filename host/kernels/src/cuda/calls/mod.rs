@@ -111,6 +111,15 @@ pub(super) fn rows(op: &Op) -> u32 {
     }
 }
 
+impl Call {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(launch) => launch.kernel,
+            Self::Library(_) => "cuBLASLt",
+        }
+    }
+}
+
 impl Launch {
     /// Of so many threads a block.
     fn new<T: bytemuck::Pod>(kernel: &'static str, grid: [u32; 3], threads: u32, arguments: &T) -> Self {

@@ -5,7 +5,7 @@ use std::slice;
 
 use cudarc::driver::sys::{self, CUdeviceptr};
 
-use super::check;
+use super::{Stream, check};
 use crate::DeviceError;
 
 pub(in crate::cuda) struct DeviceMemory {
@@ -30,8 +30,15 @@ pub(in crate::cuda) fn free_bytes() -> Result<u64, DeviceError> {
 }
 
 impl DeviceMemory {
+    pub(in crate::cuda) fn zeros(bytes: u64, stream: &Stream) -> Result<Self, DeviceError> {
+        let memory = Self::reserve(bytes)?;
+        stream.clear(memory.at, bytes)?;
+        stream.synchronize()?;
+        Ok(memory)
+    }
+
     /// What is in it is not said.
-    pub(in crate::cuda) fn reserve(bytes: u64) -> Result<Self, DeviceError> {
+    fn reserve(bytes: u64) -> Result<Self, DeviceError> {
         let mut at: CUdeviceptr = 0;
         let size = usize::try_from(bytes.max(1)).unwrap_or(usize::MAX);
         // SAFETY: it writes one address, which is given back in `drop`.
