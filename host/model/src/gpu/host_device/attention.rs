@@ -13,6 +13,9 @@ use super::product::dot;
 
 const DIM: usize = HEAD_DIM as usize;
 
+/// Of a block: there is a kernel for each.
+const WARPS: [u32; 3] = [4, 6, 12];
+
 pub(super) fn decode(op: &DecodeAttention, memory: &mut Memory) -> Result<(), Fault> {
     let cache = Cache::check(&op.cache, op.heads)?;
     let (rows, stride) = (op.rows as usize, op.table_stride as usize);
@@ -40,9 +43,12 @@ fn length(length: i32) -> Result<usize, Fault> {
 /// The work that is shared out by where rows start has to be told the truth.
 fn check_path(op: &DecodeAttention, memory: &Memory, lengths: &[i32]) -> Result<(), Fault> {
     match op.path {
-        Path::Split { splits, .. } => expect((1..=Path::MOST_SPLITS).contains(&splits), "path", || {
-            format!("has {splits} splits, expected 1 to {}", Path::MOST_SPLITS)
-        }),
+        Path::Split { warps, splits } => {
+            let known = WARPS.contains(&warps) && (1..=Path::MOST_SPLITS).contains(&splits);
+            expect(known, "path", || {
+                format!("has {splits} splits of {warps} warps, expected 1 to {} of {WARPS:?}", Path::MOST_SPLITS)
+            })
+        }
         Path::Spread => {
             let found: &[i32] = memory.read("starts", op.starts, lengths.len() + 1)?;
             let lengths = lengths.iter().map(|tokens| length(*tokens).map(|tokens| tokens as u32));

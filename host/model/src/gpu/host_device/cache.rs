@@ -5,7 +5,7 @@ use sluice_kernels::op::{BLOCK_TOKENS, HEAD_DIM, Heads, LayerCache};
 
 use super::fault::{Fault, expect, index};
 use super::memory::{Memory, element};
-use super::numbers::{self, narrow};
+use super::numbers::{narrow, widen};
 
 const DIM: usize = HEAD_DIM as usize;
 
@@ -69,8 +69,9 @@ impl Cache {
         for (block, first) in table.iter().zip((0..length).step_by(BLOCK)) {
             let block = index("tables", *block, self.blocks)?;
             let count = BLOCK.min(length - first) * DIM;
-            context.keys.extend(numbers::read(memory, "cache.keys", self.place(self.keys, block, head), count)?);
-            context.values.extend(numbers::read(memory, "cache.values", self.place(self.values, block, head), count)?);
+            let (keys, values) = (self.place(self.keys, block, head), self.place(self.values, block, head));
+            context.keys.extend(memory.read_many("cache.keys", keys, count)?.iter().copied().map(widen));
+            context.values.extend(memory.read_many("cache.values", values, count)?.iter().copied().map(widen));
         }
         Ok(context)
     }

@@ -19,8 +19,8 @@ pub(super) struct Memory {
     touched: Mutex<Vec<Touched>>,
 }
 
-/// What the operation under way has read or written. A card's blocks keep no order among each other, so none may write
-/// what another field's reader could still be reading.
+/// From the first to the last of a field's numbers that the operation under way has read or written. A card's blocks keep
+/// no order among each other, so none may write what another field's reader could still be reading.
 struct Touched {
     field: &'static str,
     range: Range<usize>,
@@ -47,7 +47,7 @@ impl Memory {
 
     pub(super) fn read<T: Pod>(&self, field: &'static str, at: Address, count: usize) -> Result<&[T], Fault> {
         let range = self.range::<T>(field, at, count)?;
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner).push(Touched { field, range: range.clone() });
+        Touched::note(&mut self.touched.lock().unwrap_or_else(PoisonError::into_inner), field, &range);
         bytemuck::try_cast_slice(&bytemuck::cast_slice::<u64, u8>(&self.words)[range])
             .map_err(|_| misaligned::<T>(field, at))
     }
@@ -57,7 +57,7 @@ impl Memory {
         let touched = self.touched.get_mut().unwrap_or_else(PoisonError::into_inner);
         let other = touched.iter().find(|other| other.field != field && other.overlaps(&range));
         expect(other.is_none(), field, || format!("lies over `{}`", other.map_or("", |other| other.field)))?;
-        touched.push(Touched { field, range: range.clone() });
+        Touched::note(touched, field, &range);
         bytemuck::try_cast_slice_mut(&mut bytemuck::cast_slice_mut::<u64, u8>(&mut self.words)[range])
             .map_err(|_| misaligned::<T>(field, at))
     }
@@ -91,6 +91,13 @@ impl Memory {
 }
 
 impl Touched {
+    fn note(all: &mut Vec<Self>, field: &'static str, range: &Range<usize>) {
+        match all.iter_mut().find(|touched| touched.field == field) {
+            Some(Self { range: known, .. }) => *known = known.start.min(range.start)..known.end.max(range.end),
+            None => all.push(Self { field, range: range.clone() }),
+        }
+    }
+
     fn overlaps(&self, range: &Range<usize>) -> bool {
         self.range.start < range.end && range.start < self.range.end
     }

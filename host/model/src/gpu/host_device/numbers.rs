@@ -83,8 +83,9 @@ pub(super) fn read_sum(
             read_rows(memory, field, from, rows, width)
         }
         Sum::Parts { at, count, stride } => {
-            check_parts(field, count, stride, rows, width)?;
-            let mut sums: Vec<f32> = memory.read_many(field, at, rows.saturating_mul(width))?.to_vec();
+            let numbers = rows.saturating_mul(width);
+            check_parts(field, count, stride, numbers)?;
+            let mut sums: Vec<f32> = memory.read_many(field, at, numbers)?.to_vec();
             for part in 1..count {
                 let numbers: &[f32] = memory.read_many(field, part_at(at, part, stride), sums.len())?;
                 sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
@@ -107,17 +108,10 @@ pub(super) fn write_part(
 }
 
 /// A kernel that has a single part to write writes bf16, and parts do not share their numbers.
-pub(super) fn check_parts(
-    field: &'static str,
-    count: u32,
-    stride: u32,
-    rows: usize,
-    width: usize,
-) -> Result<(), Fault> {
+pub(super) fn check_parts(field: &'static str, count: u32, stride: u32, numbers: usize) -> Result<(), Fault> {
     expect(count > 1, field, || format!("is in {count} parts, expected 2 or more"))?;
-    let room = stride as usize;
-    expect(room >= rows.saturating_mul(width), field, || {
-        format!("has parts {room} numbers apart, and {rows} rows of {width} in each")
+    expect(stride as usize >= numbers, field, || {
+        format!("has parts {stride} numbers apart, and {numbers} numbers in each")
     })
 }
 

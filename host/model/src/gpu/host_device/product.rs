@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use sluice_kernels::Card;
 use sluice_kernels::op::{Dequantize, Product, Sum};
 use sluice_kernels::product::{Purpose, plan};
+use sluice_kernels::{Card, Matrix, WeightForm};
 
 use super::fault::{Fault, expect};
 use super::memory::Memory;
@@ -43,7 +43,7 @@ pub(super) fn product(op: &Product, card: &Card, memory: &mut Memory) -> Result<
             numbers::write_rows(memory, "y", to, width, &y)
         }
         Sum::Parts { at, count, stride } => {
-            numbers::check_parts("y", count, stride, rows, outputs)?;
+            numbers::check_parts("y", count, stride, rows.saturating_mul(outputs))?;
             let sums = Sums::compute(&weights, outputs, &x, rows, count as usize);
             (0..count)
                 .try_for_each(|part| numbers::write_part(memory, "y", (at, part, stride), sums.part(part as usize)))
@@ -52,6 +52,7 @@ pub(super) fn product(op: &Product, card: &Card, memory: &mut Memory) -> Result<
 }
 
 pub(super) fn dequantize(op: &Dequantize, memory: &mut Memory) -> Result<(), Fault> {
+    expect(op.matrix.form != WeightForm::Bf16, "matrix", || "is in bf16 as it is".into())?;
     let weights = Weights::read(memory, &op.matrix)?;
     let mut numbers = vec![0; op.matrix.outputs as usize * weights.inputs];
     let per_strip = OUTPUTS * weights.inputs;
@@ -74,18 +75,18 @@ fn check_plan(op: &Product, card: &Card) -> Result<(), Fault> {
         Sum::Parts { count, .. } => (&[Purpose::Summed], count),
     };
     expect(!op.silu || matches!(op.y, Sum::Whole(_)), "y", || "is in parts, which silu cannot be".into())?;
-    let matrix = &op.matrix;
-    let plans =
-        purposes.iter().map(|purpose| plan(card, matrix.form, matrix.outputs, matrix.inputs, op.rows, *purpose));
-    let plans: Vec<_> = plans.filter(|plan| plan.launch == op.kernel && !plan.dequantize).collect();
-    expect(!plans.is_empty(), "kernel", || {
-        format!("is {:?}, which is not for {} rows of {:?}, silu {}", op.kernel, op.rows, matrix.form, op.silu)
-    })?;
-    expect(plans.iter().any(|plan| plan.input == op.x.layout), "x", || {
-        format!("is laid out as {:?}, and the kernel reads {:?}", op.x.layout, plans.first().map(|plan| plan.input))
-    })?;
-    let silu = plans.iter().any(|plan| plan.parts == parts && !(op.silu && plan.separate_silu));
-    expect(silu, "y", || format!("has {parts} parts, silu {}, and the kernel makes {:?}", op.silu, plans.first()))
+    let Matrix { form, outputs, inputs, .. } = op.matrix;
+    let plans = purposes.iter().map(|purpose| plan(card, form, outputs, inputs, op.rows, *purpose));
+    let plans: Vec<_> =
+        plans.filter(|plan| plan.launch == op.kernel && !plan.dequantize && !plan.separate_silu).collect();
+    let Some(plan) = plans.first() else {
+        let problem = format!("is {:?}, which is not for {} rows of {form:?}, silu {}", op.kernel, op.rows, op.silu);
+        return Err(Fault::new("kernel", problem));
+    };
+    let layout = op.x.layout;
+    expect(plan.input == layout, "x", || format!("is laid out as {layout:?}, and the kernel reads {:?}", plan.input))?;
+    let made = plans.iter().any(|plan| plan.parts == parts);
+    expect(made, "y", || format!("has {parts} parts, and the kernel makes {}", plan.parts))
 }
 
 impl Sums {

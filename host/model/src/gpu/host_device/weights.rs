@@ -32,6 +32,8 @@ impl<'a> Weights<'a> {
         let (outputs, inputs) = (matrix.outputs as usize, matrix.inputs as usize);
         let whole = outputs.is_multiple_of(OUTPUTS) && inputs.is_multiple_of(INPUTS);
         expect(whole, "matrix", || format!("is {outputs} by {inputs}, expected whole tiles of {OUTPUTS} by {INPUTS}"))?;
+        let unscaled = matrix.form != WeightForm::Bf16 || matrix.unit == 1.0;
+        expect(unscaled, "matrix.unit", || format!("is {}, and bf16 weights have none: expected 1", matrix.unit))?;
         let count = outputs.saturating_mul(inputs);
         let (weights, scales) = ("matrix.weights", "matrix.scales");
         let stored = match matrix.form {
@@ -55,7 +57,7 @@ impl<'a> Weights<'a> {
         match &self.stored {
             Stored::Bf16(weights) => {
                 let weights = &weights[tile * per_strip..][..per_strip];
-                out.iter_mut().zip(weights).for_each(|(out, weight)| *out = widen(*weight) * self.unit);
+                out.iter_mut().zip(weights).for_each(|(out, weight)| *out = widen(*weight));
             }
             Stored::Int8 { codes, scales } => {
                 self.int8(&codes[tile * per_strip..][..per_strip], &scales[tile * OUTPUTS..][..OUTPUTS], out);

@@ -81,6 +81,17 @@ impl Cached {
         query.chunks(DIM).enumerate().flat_map(head).collect()
     }
 
+    /// New tokens of a sequence behind `start` others, each as a row of its own.
+    fn alone(&self, rig: &mut Rig, sequence: usize, queries: &[f32], start: usize) -> Vec<f32> {
+        let width = self.heads.queries as usize * DIM;
+        let lengths: Vec<usize> = (start + 1..).take(queries.len() / width).collect();
+        let tables = self.tables[sequence * STRIDE..][..STRIDE].repeat(lengths.len());
+        let rows = Cached { tables, keys: Vec::new(), values: Vec::new(), ..*self };
+        let op = rows.decode(rig, queries, &lengths, SPLIT);
+        rig.run(Op::DecodeAttention(op)).unwrap();
+        rig.get_rows(op.out, lengths.len(), width)
+    }
+
     fn decode(&self, rig: &mut Rig, queries: &[f32], lengths: &[usize], path: Path) -> DecodeAttention {
         let of_u32: Vec<u32> = lengths.iter().map(|length| *length as u32).collect();
         let starts: Vec<u32> = starts(&of_u32, self.heads.kv).collect();
@@ -103,11 +114,11 @@ impl Cached {
 const SPLIT: Path = Path::Split { warps: 6, splits: 1 };
 
 fn heads() -> impl Strategy<Value = Heads> {
-    (1u32..9, 1u32..4).prop_map(|(group, kv)| Heads { queries: group * kv, kv })
+    (1u32..9, 1u32..3).prop_map(|(group, kv)| Heads { queries: group * kv, kv })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn one_token_a_row_attends_as_in_f64(
@@ -169,29 +180,15 @@ proptest! {
         let found = rig.get_bf16(op.out, rows * width);
         let mut covered = vec![false; rows];
         for (sequence, run) in runs.iter().enumerate() {
-            for token in 0..run.count as usize {
-                let (row, length) = (run.first_row as usize + token, run.start as usize + token + 1);
-                covered[row] = true;
-                let alone = cached.alone(&mut rig, sequence, &queries[row * width..][..width], length);
-                prop_assert_eq!(&found[row * width..][..width], &alone[..], "{} of {:?}", token, run);
-            }
+            let (first, count) = (run.first_row as usize, run.count as usize);
+            covered[first..first + count].fill(true);
+            let new = first * width..(first + count) * width;
+            let alone = cached.alone(&mut rig, sequence, &queries[new.clone()], run.start as usize);
+            prop_assert_eq!(&found[new], &alone[..], "{:?}", run);
         }
         for (row, _) in covered.iter().enumerate().filter(|(_, covered)| !**covered) {
             prop_assert!(found[row * width..][..width].iter().all(|number| number.is_nan()), "row {} was written", row);
         }
-    }
-}
-
-impl Cached {
-    /// One token as a step of its own, in memory that goes back afterwards.
-    fn alone(&self, rig: &mut Rig, sequence: usize, query: &[f32], length: usize) -> Vec<f32> {
-        let before = rig.arena;
-        let tables = self.tables[sequence * STRIDE..][..STRIDE].to_vec();
-        let one = Cached { tables, keys: Vec::new(), values: Vec::new(), ..*self };
-        let op = one.decode(rig, query, &[length], SPLIT);
-        rig.run(Op::DecodeAttention(op)).unwrap();
-        rig.arena = before;
-        rig.get_rows(op.out, 1, query.len())
     }
 }
 

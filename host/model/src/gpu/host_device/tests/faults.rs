@@ -2,8 +2,8 @@
 
 use sluice_kernels::attention::{Path, Run, Tile};
 use sluice_kernels::op::{
-    Activations, Count, DecodeAttention, Embed, Gather, Heads, KvPool, LayerCache, Norm, Op, PrefillAttention, Product,
-    Rope, Sample, SiluMul, Sum, Widen,
+    Activations, Count, DecodeAttention, Dequantize, Embed, Gather, Heads, KvPool, LayerCache, Norm, Op,
+    PrefillAttention, Product, Rope, Sample, SiluMul, Sum, Widen,
 };
 use sluice_kernels::product::Launch;
 use sluice_kernels::sampling::{CountSpan, SampleResult, SampleRow, TOP};
@@ -156,6 +156,10 @@ fn products_are_as_planned() {
             ("`matrix` is 16 by 96", |op, _| op.matrix.inputs = 96),
             ("`matrix.weights`", |op, _| op.matrix.weights = OUTSIDE),
             ("`matrix.scales`", |op, _| op.matrix.scales = OUTSIDE),
+            ("`matrix.unit` is 0.5", |op, _| {
+                (op.matrix.form, op.matrix.unit) = (WeightForm::Bf16, 0.5);
+                op.kernel = Launch::Kernel { name: "bf16_m8_k5w16a1", blocks: 132 };
+            }),
             ("`x`", |op, _| op.x.at = OUTSIDE),
             ("`x` is laid out as Wide", |op, _| op.x.layout = Layout::Wide { rows: 2 }),
             ("`kernel` is Library", |op, _| op.kernel = Launch::Library),
@@ -163,6 +167,24 @@ fn products_are_as_planned() {
             ("`kernel` is Kernel", |op, _| op.silu = true),
             ("`y` has 3 parts", |op, _| op.y = Sum::Parts { at: Address(4096), count: 3, stride: 64 }),
             ("`y` lies over `x`", |op, _| op.y = Sum::Whole(op.x)),
+        ],
+    );
+}
+
+fn dequantize(rig: &mut Rig) -> Dequantize {
+    Dequantize { matrix: product(rig).matrix, out: rig.room::<u16>(16 * 64) }
+}
+
+#[test]
+fn weights_are_made_bf16_once_and_inside() {
+    check(
+        Op::Dequantize,
+        dequantize,
+        &[
+            ("dequantize: `matrix` is in bf16 as it is", |op, _| op.matrix.form = WeightForm::Bf16),
+            ("`matrix` is 24 by 64", |op, _| op.matrix.outputs = 24),
+            ("`matrix.weights`", |op, _| op.matrix.weights = OUTSIDE),
+            ("`out` lies over `matrix.scales`", |op, _| op.out = op.matrix.scales),
         ],
     );
 }
@@ -249,6 +271,7 @@ fn decode_attention_stays_inside() {
             ("`lengths` holds -1", |op, rig| op.lengths = rig.put(&[-1i32, 0])),
             ("`starts` are [0, 2, 4]", |op, rig| op.starts = rig.put(&[0i32, 2, 4])),
             ("`path` has 17 splits", |op, _| op.path = Path::Split { warps: 6, splits: 17 }),
+            ("`path` has 1 splits of 5 warps", |op, _| op.path = Path::Split { warps: 5, splits: 1 }),
             ("`cache.keys`", |op, _| op.cache.pool.keys = OUTSIDE),
             ("`q`", |op, _| op.q = OUTSIDE),
             ("`out` lies over `q`", |op, _| op.out.at = op.q),
