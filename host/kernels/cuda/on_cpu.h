@@ -1,7 +1,7 @@
 // Stands in for CUDA where there is no card: kernels compile as C++, and a launch runs their threads in turn, each until it
 // waits for others. It shows what a kernel computes, that its barriers and shuffles fit together, and that no result hangs on
 // which thread is first (the order is another one for every block); nothing of memory models, warps in lockstep or speed.
-// x86-64 and Linux. For all but the products and prefill: see check_on_cpu.cpp.
+// Copies are there at once. x86-64 and Linux. For all but wgmma and prefill: see check_on_cpu.cpp.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include <memory>
 #include <numeric>
 #include <type_traits>
+#include <unordered_map>
 #include <vector>
 
 // ---- words of the language ------------------------------------------------------------------------
@@ -44,8 +45,10 @@ struct dim3 {
 // ---- threads --------------------------------------------------------------------------------------
 namespace cpu {
 struct Barrier { int members = 0, arrived = 0; long rounds = 0; };
+struct CopyBarrier { int members = 0, missing = 0, bytes = 0, phase = 0; };
 struct Block {
   Barrier all;
+  std::unordered_map<uint32_t, CopyBarrier> copies;  // by their shared address
   std::vector<Barrier> warps;
   std::vector<uint64_t> offered;  // by each thread to its warp
   std::vector<uint32_t> fragments;  // six of each thread: what it brings to a product of its warp
@@ -173,6 +176,7 @@ template <class T> T exchange(T own, int lane) {
 #define blockDim cpu::block_size
 #define gridDim cpu::grid_size
 inline void __syncthreads() { cpu::wait(cpu::thread->block->all); }
+inline void __syncwarp() { cpu::wait(cpu::thread->warp()); }
 template <class T> T __shfl_xor_sync(unsigned, T v, int mask) { return cpu::exchange(v, (cpu::thread->number() & 31) ^ mask); }
 template <class T> T __shfl_up_sync(unsigned, T v, int by) { const int lane = cpu::thread->number() & 31; return cpu::exchange(v, lane < by ? lane : lane - by); }
 template <class T> T __shfl_sync(unsigned, T v, int lane) { return cpu::exchange(v, lane); }
@@ -200,6 +204,34 @@ template <class T> T aligned_load(const void* p) {
 inline uint4 load_stream16(const void* p) { return aligned_load<uint4>(p); }
 inline uint32_t load_stream4(const void* p) { return aligned_load<uint32_t>(p); }
 inline uint4 load_shared_data16(const void* p) { return aligned_load<uint4>(p); }
+// Shared addresses are as on Hopper, where the first 1,024 bytes are the system's.
+inline uint32_t __cvta_generic_to_shared(const void* p) { return (uint32_t)(static_cast<const unsigned char*>(p) - cpu::thread->block->dynamic()) + 1024; }
+inline unsigned char* shared_at(uint32_t address) { return cpu::thread->block->dynamic() + address - 1024; }
+inline uint4 read_shared16(uint32_t at) { return aligned_load<uint4>(shared_at(at)); }
+inline uint32_t read_shared4(uint32_t at) { return aligned_load<uint32_t>(shared_at(at)); }
+template <uint32_t BASE> uint32_t look_up_shared(uint32_t offset) { return read_shared4(BASE + offset); }
+template <int BYTES> void copy_async(uint32_t to, const void* from) { memcpy(shared_at(to), from, BYTES); }
+inline void copy_async16_if(uint32_t to, const void* from, bool live) { if (live) memcpy(shared_at(to), from, 16); else memset(shared_at(to), 0, 16); }
+inline void copy_commit() {}
+template <int N> void copy_wait() {}
+#define HAS_BULK_COPY 1
+inline void barrier_init(uint32_t at, int members) { cpu::thread->block->copies[at] = {members, members, 0, 0}; }
+inline void barrier_publish() {}
+inline void barrier_settle(cpu::CopyBarrier& b) {
+  if (b.missing == 0 && b.bytes == 0) { b.missing = b.members; b.phase ^= 1; cpu::steps++; }
+}
+inline void barrier_expect(uint32_t at, int bytes) { cpu::CopyBarrier& b = cpu::thread->block->copies.at(at); b.bytes += bytes; b.missing--; barrier_settle(b); }
+inline void bulk_copy(uint32_t to, const void* from, int bytes, uint32_t at) {
+  if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16) { printf("FAIL a bulk copy of %d bytes\n", bytes); exit(1); }
+  memcpy(shared_at(to), from, bytes);
+  cpu::CopyBarrier& b = cpu::thread->block->copies.at(at);
+  b.bytes -= bytes;
+  barrier_settle(b);
+}
+inline void barrier_wait(uint32_t at, int parity) {
+  while (cpu::thread->block->copies.at(at).phase == parity) cpu::pause();
+  cpu::steps++;
+}
 inline int cluster_rank() { return cpu::thread->block->rank; }
 inline void cluster_meet() { cpu::wait(cpu::cluster); }
 template <class T> T* in_rank(T* p, int rank) {

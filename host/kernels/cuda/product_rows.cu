@@ -2,7 +2,7 @@
 #include "product_rows.cuh"
 #define PRODUCT(name, W, NT, KPW, WARPS, AHEAD, EPI, BLOCKS)                                               \
   extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) name(const __grid_constant__ ProductArgs a) { \
-    extern __shared__ __align__(16) unsigned char smem[];                                                \
+    DYNAMIC_SHARED(unsigned char, smem);                                                                 \
     RowProduct<W, NT, KPW, WARPS, AHEAD, EPI>::run(a, smem);                                               \
   }                                                                                                       \
   SHARED_BYTES(name, (RowProduct<W, NT, KPW, WARPS, AHEAD, EPI>::kSharedBytes))

@@ -65,6 +65,13 @@ DEV uint32_t read_shared4(uint32_t smem) {
   return v;
 }
 
+// Of what does not change any more: may be moved, or left out where nothing reads it.
+template <uint32_t BASE> DEV uint32_t look_up_shared(uint32_t offset) {
+  uint32_t v;
+  asm("ld.shared.u32 %0, [%1+%2];" : "=r"(v) : "r"(offset), "n"(BASE));
+  return v;
+}
+
 // ---- bulk copies completing on barriers (Hopper) --------------------------------------------------
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define HAS_BULK_COPY 1

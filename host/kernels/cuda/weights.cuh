@@ -86,9 +86,7 @@ struct Nf4 {
   DEV static void copy(uint32_t slot, const char* src, int, int lane, bool live) { copy_async16_if(slot + lane * 16, src, live); }
   DEV static void read(Stage& st, uint32_t slot, int lane) { st.code = read_shared16(slot + lane * 16); }
   DEV static uint32_t look_up(uint32_t word, int byte, uint32_t lane4) {
-    uint32_t v;
-    asm("ld.shared.u32 %0, [%1+2048];" : "=r"(v) : "r"(__byte_perm(word, lane4, 0x5504 | (byte << 4))));
-    return v;
+    return look_up_shared<kTableAddress>(__byte_perm(word, lane4, 0x5504 | (byte << 4)));
   }
   DEV static void fragment(uint32_t* frag, const Stage& st, int step, uint32_t lane4) {
     const uint32_t w0 = step < 2 ? st.code.x : st.code.z, w1 = step < 2 ? st.code.y : st.code.w;
