@@ -1,5 +1,8 @@
 //! The real threads over an executor that fails: what becomes of requests, policy and blocks when a thread is lost.
 
+#[path = "squeezed_tests.rs"]
+mod squeezed;
+
 use std::sync::atomic::AtomicU32;
 
 use sluice_core::view::EngineLimits;
