@@ -126,7 +126,7 @@ impl HostDevice {
         Ok(())
     }
 
-    /// Whatever it holds next time, it is not what it holds now: a card's slots take turns.
+    /// Poisons it: what a step writes down is read once, and the next to use the slot writes its own.
     fn forget_staging(&mut self, slot: usize) {
         if self.filler != 0 {
             let filler = self.filler.to_le_bytes();

@@ -19,7 +19,7 @@ pub(super) fn rope(op: &Rope, memory: &mut Memory) -> Result<(), Fault> {
     let (rows, width) = (op.rows as usize, op.heads.qkv_width() as usize);
     let mut qkv = numbers::read_sum(memory, "qkv", op.qkv, rows, width)?;
     let slots: Vec<i32> = memory.read("slots", op.slots, rows)?.to_vec();
-    Tokens::read(op, memory)?.turn(&mut qkv, op)?;
+    Tokens::read(op, memory)?.turn(&mut qkv, op);
     let (queries, kv) = (op.heads.queries as usize * DIM, op.heads.kv as usize * DIM);
     let rotated: Vec<f32> = qkv.chunks_exact(width).flat_map(|row| &row[..queries]).copied().collect();
     numbers::write(memory, "q", op.q, &rotated)?;
@@ -69,7 +69,7 @@ impl Tokens {
         })
     }
 
-    fn turn(&self, qkv: &mut [f32], op: &Rope) -> Result<(), Fault> {
+    fn turn(&self, qkv: &mut [f32], op: &Rope) {
         let width = op.heads.qkv_width() as usize;
         for (token, row) in qkv.chunks_exact_mut(width).enumerate() {
             if let Some(bias) = &self.bias {
@@ -91,7 +91,6 @@ impl Tokens {
                 queries.iter_mut().for_each(|query| *query *= scale[token]);
             }
         }
-        Ok(())
     }
 }
 

@@ -81,6 +81,16 @@ fn memory_is_zeros_unless_it_is_poisoned() {
 }
 
 #[test]
+fn poisoned_staging_is_poisoned_anew_for_each_step() {
+    let mut device = device(HostDevice::new(hopper()).poisoned(), 1);
+    for step in 0..2 {
+        assert!(device.staging().chunks(2).all(|pair| pair == [0xff, 0x7f]), "step {step}");
+        submit(&mut device, 1, Work::Ops(&[gather()])).unwrap();
+        assert_eq!(poll(&mut device), Some((8, 1)));
+    }
+}
+
+#[test]
 fn runs_are_copied_at_their_pitch() {
     let mut device = device(HostDevice::new(hopper()), 1);
     device.staging().iter_mut().enumerate().for_each(|(index, byte)| *byte = index as u8);
