@@ -101,9 +101,9 @@ impl CudaDevice {
         let reach = reach(copy)?;
         let to = self.locate("input", copy.to, reach)?;
         let slot = self.slots.next().ok_or_else(all_in_flight)?;
-        let staging = slot.staging.bytes();
-        bounds::within("staged input", Region { at: Address(copy.from as u64), bytes: reach }, staging.len() as u64)?;
-        let from = &staging[copy.from..][..reach as usize];
+        let staged = Region { at: Address(copy.from as u64), bytes: reach };
+        bounds::within("staged input", staged, slot.staging.len() as u64)?;
+        let from = &slot.staging.bytes()[copy.from..][..reach as usize];
         match from.len() {
             0 => Ok(()),
             all if all == copy.bytes * copy.runs => self.stream.copy_in(to, from),
@@ -116,11 +116,10 @@ impl CudaDevice {
         for region in results {
             let from = self.locate("result", region.at, region.bytes)?;
             let slot = self.slots.next().ok_or_else(all_in_flight)?;
-            let room = slot.results.bytes().len() as u64;
+            let room = slot.results.len() as u64;
             bounds::within("results", Region { at: Address(used), bytes: region.bytes }, room)?;
             if region.bytes > 0 {
-                let to = &mut slot.results.bytes_mut()[used as usize..][..region.bytes as usize];
-                self.stream.copy_out(to, from)?;
+                self.stream.copy_out(&mut slot.results, used as usize, region.bytes as usize, from)?;
             }
             used += region.bytes;
         }

@@ -25,7 +25,7 @@ const MAP_TOKENS: u32 = 8;
 pub(super) fn rope(op: &Rope, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
     require(op.rows <= MOST_GRID, || format!("rotary embedding of {} rows: at most {MOST_GRID}", op.rows))?;
     require((1..=HEAD_DIM).contains(&op.head_dim), || format!("rotary embedding of heads of {}", op.head_dim))?;
-    let qkv = site.sum(Some(op.qkv));
+    let qkv = site.sum_in_rows("queries, keys and values", Some(op.qkv))?;
     let arguments = RopeArgs {
         qkv: qkv.whole,
         parts: qkv.parts,

@@ -144,6 +144,13 @@ impl Site<'_> {
         address.map_or(0, |address| self.at(address))
     }
 
+    /// Of what is read, which kernels do in rows.
+    fn sum_in_rows(&self, what: &str, sum: Option<Sum>) -> Result<Parts, DeviceError> {
+        let in_rows = !matches!(sum, Some(Sum::Whole(Activations { layout: Layout::Wide { .. }, .. })));
+        require(in_rows, || format!("{what} is read in rows, and not {sum:?}"))?;
+        Ok(self.sum(sum))
+    }
+
     /// Null, null, 1 and 0 stand for what is not there.
     fn sum(&self, sum: Option<Sum>) -> Parts {
         match sum {

@@ -36,7 +36,7 @@ pub(super) fn norm(op: &Norm, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(
     octs("norm", op.width)?;
     require(op.width <= WIDEST_NORM, || format!("norm of {}: at most {WIDEST_NORM} wide", op.width))?;
     let (out_row, out_oct) = op.out.layout.strides(op.width);
-    let delta = site.sum(op.delta);
+    let delta = site.sum_in_rows("norm's addend", op.delta)?;
     let arguments = NormArgs {
         hidden: site.at(op.hidden),
         delta: delta.whole,
@@ -105,5 +105,67 @@ fn octs(what: &str, width: u32) -> Result<(), DeviceError> {
 fn row_blocks<T: bytemuck::Pod>(kernel: &'static str, blocks: u32, threads: u32, arguments: &T, calls: &mut Vec<Call>) {
     if blocks > 0 {
         calls.push(Call::Kernel(Launch::new(kernel, [blocks, 1, 1], threads, arguments)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{MEMORY, ada, launches, planned};
+    use super::*;
+    use crate::op::{Activations, Sum};
+    use crate::{Address, Layout, Op};
+
+    const WIDE: Layout = Layout::Wide { rows: 32 };
+
+    fn norm_op(width: u32, delta: Option<Sum>) -> Op {
+        let out = Activations { at: Address(512), layout: WIDE };
+        Op::Norm(Norm { hidden: Address(0), delta, weight: Address(256), out, rows: 20, width, eps: 1e-6 })
+    }
+
+    #[test]
+    fn a_norm_has_whole_warps_for_each_row() {
+        for (width, expected) in [(64, 32), (896, 128), (5120, 640), (8192, 1024), (3072, 384)] {
+            let calls = planned(&ada(), norm_op(width, None)).expect("it fits");
+            let [Call::Kernel(launch)] = &calls[..] else { panic!("one launch") };
+            assert_eq!((launch.grid, launch.threads), ([20, 1, 1], super::super::Threads::Count(expected)));
+            let (name, _, arguments) = launches::<NormArgs>(&calls)[0];
+            assert_eq!((name, arguments.delta, arguments.parts, arguments.splits), ("add_rms_norm", 0, 0, 1));
+            assert_eq!((arguments.out_row, arguments.out_oct, arguments.wide), (8, 256, 1));
+        }
+        for width in [8200, 60] {
+            assert!(planned(&ada(), norm_op(width, None)).is_err(), "{width}");
+        }
+    }
+
+    #[test]
+    fn a_norm_adds_rows_or_parts() {
+        let whole = |layout| Some(Sum::Whole(Activations { at: Address(1024), layout }));
+        let added = |delta| {
+            let calls = planned(&ada(), norm_op(64, delta));
+            calls.map(|calls| launches::<NormArgs>(&calls)[0].2).map(|found| (found.delta, found.parts, found.splits))
+        };
+        assert_eq!(added(whole(Layout::Rows)), Ok((MEMORY + 1024, 0, 1)));
+        let parts = Sum::Parts { at: Address(2048), count: 3, stride: 1280 };
+        assert_eq!(added(Some(parts)), Ok((0, MEMORY + 2048, 3)));
+        assert!(added(whole(WIDE)).is_err());
+    }
+
+    #[test]
+    fn moves_take_a_block_for_each_row_and_silu_a_thread_for_each_oct() {
+        let at = Address(0);
+        let out = Activations { at, layout: WIDE };
+        for (op, expected) in [
+            (Op::Embed(Embed { tokens: at, drawn: at, table: at, hidden: at, rows: 3, width: 64 }), ("embed", 3)),
+            (Op::Gather(Gather { from: at, indices: at, out: at, rows: 5, width: 64 }), ("gather_rows", 5)),
+            (Op::Widen(Widen { from: at, out: at, rows: 16, width: 64 }), ("widen", 16)),
+            (Op::SiluMul(SiluMul { gate_up: at, out, rows: 32, width: 13824 }), ("silu_mul", 216)),
+            (Op::SiluMul(SiluMul { gate_up: at, out, rows: 1, width: 64 }), ("silu_mul", 1)),
+        ] {
+            let calls = planned(&ada(), op).expect("it fits");
+            let [Call::Kernel(launch)] = &calls[..] else { panic!("one launch") };
+            assert_eq!((launch.kernel, launch.grid), (expected.0, [expected.1, 1, 1]));
+        }
+        let none = Op::Gather(Gather { from: at, indices: at, out: at, rows: 0, width: 64 });
+        assert!(planned(&ada(), none).expect("it is nothing").is_empty());
     }
 }

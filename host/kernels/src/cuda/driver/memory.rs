@@ -77,6 +77,19 @@ impl PinnedMemory {
         Ok(Self { at, bytes })
     }
 
+    pub(in crate::cuda) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Where so many bytes are that a copy may go to.
+    pub(super) fn reach(&mut self, at: usize, bytes: usize) -> Result<*mut u8, DeviceError> {
+        if at.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return Err(DeviceError(format!("{bytes} bytes from {at} on, of {} that are pinned", self.bytes)));
+        }
+        // SAFETY: it is within the memory.
+        Ok(unsafe { self.at.as_ptr().add(at) })
+    }
+
     pub(in crate::cuda) fn bytes(&self) -> &[u8] {
         // SAFETY: all are written from the beginning on. Copies to it have ended: `slots` waits for them.
         unsafe { slice::from_raw_parts(self.at.as_ptr(), self.bytes) }

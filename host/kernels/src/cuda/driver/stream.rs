@@ -8,7 +8,7 @@ use cudarc::driver::sys::{
     CUlaunchConfig, CUmemorytype, CUresult, CUstream, CUstream_flags,
 };
 
-use super::{Kernel, check, failed};
+use super::{Kernel, PinnedMemory, check, failed};
 use crate::DeviceError;
 use crate::cuda::args::Arguments;
 use crate::cuda::compiled::Block;
@@ -92,11 +92,17 @@ impl Stream {
         check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.handle) })
     }
 
-    /// Copies to pinned memory, after this returns: `to` is read only behind an event.
-    pub(in crate::cuda) fn copy_out(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
-        let pointer = to.as_mut_ptr().cast::<c_void>();
-        // SAFETY: `to` is pinned memory of a slot, which stays until the copy has ended; `from` has as many bytes.
-        check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(pointer, from, to.len(), self.handle) })
+    /// Copies to the pinned memory from byte `at` on, after this returns: it is read only behind an event.
+    pub(in crate::cuda) fn copy_out(
+        &self,
+        to: &mut PinnedMemory,
+        at: usize,
+        bytes: usize,
+        from: u64,
+    ) -> Result<(), DeviceError> {
+        let pointer = to.reach(at, bytes)?.cast::<c_void>();
+        // SAFETY: so many bytes are there, and stay until the copy has ended; whoever calls has reserved as many at `from`.
+        check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(pointer, from, bytes, self.handle) })
     }
 
     /// With `overlaps` it may begin while the launch before it ends, and waits for that by itself.
