@@ -161,6 +161,19 @@ pub(super) struct DequantArgs {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct DequantNestedArgs {
+    pub(super) codes: Pointer,
+    pub(super) scale_codes: Pointer,
+    pub(super) map: Pointer,
+    pub(super) nested: Pointer,
+    pub(super) first_blocks: Pointer,
+    pub(super) out: Pointer,
+    pub(super) n: u32,
+    pub(super) k: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct EmbedArgs {
     pub(super) tokens: Pointer,
     pub(super) drawn: Pointer,
@@ -229,6 +242,7 @@ const _: () = {
     assert!(size_of::<PrefillArgs>() == 384 && align_of::<PrefillArgs>() == 64);
     assert!(size_of::<SiluArgs>() == 40);
     assert!(size_of::<DequantArgs>() == 40);
+    assert!(size_of::<DequantNestedArgs>() == 56);
     assert!(size_of::<EmbedArgs>() == 40);
     assert!(size_of::<GatherArgs>() == 32);
     assert!(size_of::<WidenArgs>() == 24);

@@ -70,7 +70,23 @@ impl Bounds {
 
     fn dequantize(&self, op: &Dequantize) -> Result<(), DeviceError> {
         self.matrix("quantised weights", &op.matrix)?;
+        self.block_scales(op)?;
         self.rows("dequantised weights", op.out, op.matrix.outputs, op.matrix.inputs)
+    }
+
+    fn block_scales(&self, op: &Dequantize) -> Result<(), DeviceError> {
+        let blocks = u64::from(op.matrix.outputs) * u64::from(op.matrix.inputs) / u64::from(TILE.1);
+        match op.scales {
+            BlockScales::Own => Ok(()),
+            BlockScales::F32(scales) => self.within("scales of f32", scales, 4 * blocks),
+            BlockScales::Nested(nested) => {
+                self.within("codes of scales", nested.codes, blocks)?;
+                self.within("map of scales", nested.map, 4 * 256)?;
+                // Fewest groups: one of each 256 blocks.
+                self.within("groups of scales", nested.groups, 8 * blocks.div_ceil(256))?;
+                self.numbers("first blocks", nested.first_blocks, op.matrix.outputs)
+            }
+        }
     }
 
     fn rope(&self, op: &Rope) -> Result<(), DeviceError> {

@@ -51,6 +51,11 @@ impl CudaDevice {
         })
     }
 
+    /// As NVML and `nvidia-smi -L` write it: `GPU-…`, or `MIG-…` for a part of a card.
+    pub fn uuid(&self) -> &str {
+        self.context.uuid()
+    }
+
     /// Finds the kernels and algorithms of operations that will be submitted later, so that no step has to. As in
     /// [`Device::record`], what products write is overwritten, and their weights should be there.
     pub fn warm_up(&mut self, ops: &[Op]) -> Result<(), DeviceError> {

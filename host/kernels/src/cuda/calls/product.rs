@@ -1,9 +1,9 @@
 //! Products, and what makes their weights bf16.
 
 use super::{Call, Gemm, Launch, Shape, Site, is_wide, refuse, require};
-use crate::cuda::args::{DequantArgs, ProductArgs};
+use crate::cuda::args::{DequantArgs, DequantNestedArgs, ProductArgs};
 use crate::cuda::workspace::COUNTERS;
-use crate::op::{Dequantize, Product, Sum};
+use crate::op::{BlockScales, Dequantize, NestedScales, Product, Sum};
 use crate::{DeviceError, Layout, Matrix, TILE, WeightForm, product};
 
 /// What the kernels' table of NF4 values is multiplied by, so that bf16 takes least from them: NF4_TABLE_FACTOR.
@@ -104,22 +104,47 @@ fn alpha(matrix: &Matrix) -> f32 {
 }
 
 pub(super) fn dequantize(op: &Dequantize, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
-    let kernel = match op.matrix.form {
-        WeightForm::Bf16 => return Err(refuse("weights of bf16 are not to be dequantised")),
-        WeightForm::Int8 => "dequant_int8",
-        WeightForm::Nf4 => "dequant_nf4",
+    let matrix = &op.matrix;
+    let (kernel, scales, factor) = match (matrix.form, op.scales) {
+        (WeightForm::Int8, BlockScales::Own) => ("dequant_int8", matrix.scales, matrix.unit),
+        (WeightForm::Nf4, BlockScales::Own) => ("dequant_nf4", matrix.scales, matrix.unit),
+        (WeightForm::Nf4, BlockScales::F32(scales)) => ("dequant_nf4_f32", scales, 1.0),
+        (WeightForm::Nf4, BlockScales::Nested(nested)) => return dequantize_nested(op, nested, site, calls),
+        (WeightForm::Bf16, _) => return Err(refuse("weights of bf16 are not to be dequantised")),
+        (WeightForm::Int8, _) => return Err(refuse("weights of int8 have no scales but their own")),
     };
     let arguments = DequantArgs {
-        weights: site.at(op.matrix.weights),
-        scales: site.at(op.matrix.scales),
+        weights: site.at(matrix.weights),
+        scales: site.at(scales),
         out: site.at(op.out),
-        n: op.matrix.outputs,
-        k: op.matrix.inputs,
-        factor: op.matrix.unit,
+        n: matrix.outputs,
+        k: matrix.inputs,
+        factor,
         padding: 0,
     };
     let grid = [site.card.multiprocessors * DEQUANTIZE_BLOCKS, 1, 1];
     calls.push(Call::Kernel(Launch::new(kernel, grid, DEQUANTIZE_THREADS, &arguments)));
+    Ok(())
+}
+
+fn dequantize_nested(
+    op: &Dequantize,
+    nested: NestedScales,
+    site: Site<'_>,
+    calls: &mut Vec<Call>,
+) -> Result<(), DeviceError> {
+    let arguments = DequantNestedArgs {
+        codes: site.at(op.matrix.weights),
+        scale_codes: site.at(nested.codes),
+        map: site.at(nested.map),
+        nested: site.at(nested.groups),
+        first_blocks: site.at(nested.first_blocks),
+        out: site.at(op.out),
+        n: op.matrix.outputs,
+        k: op.matrix.inputs,
+    };
+    let grid = [site.card.multiprocessors * DEQUANTIZE_BLOCKS, 1, 1];
+    calls.push(Call::Kernel(Launch::new("dequant_nf4_nested", grid, DEQUANTIZE_THREADS, &arguments)));
     Ok(())
 }
 
@@ -234,12 +259,25 @@ mod tests {
 
     #[test]
     fn dequantising_takes_the_unit_as_it_is() {
-        let op = |form| Op::Dequantize(Dequantize { matrix: matrix(form, 5120, 640), out: Address(4096) });
+        let exactly =
+            |form, scales| Op::Dequantize(Dequantize { matrix: matrix(form, 5120, 640), scales, out: Address(4096) });
+        let op = |form| exactly(form, BlockScales::Own);
         for (form, kernel) in [(WeightForm::Nf4, "dequant_nf4"), (WeightForm::Int8, "dequant_int8")] {
             let calls = planned(&ada(), op(form)).expect("it is quantised");
             let [(name, grid, arguments)] = launches::<DequantArgs>(&calls)[..] else { panic!("one launch") };
             assert_eq!((name, grid, arguments.factor), (kernel, [1024, 1, 1], 0.5));
         }
+        let f32s = BlockScales::F32(Address(256));
+        let calls = planned(&ada(), exactly(WeightForm::Nf4, f32s)).expect("it is quantised");
+        let [(name, _, arguments)] = launches::<DequantArgs>(&calls)[..] else { panic!("one launch") };
+        assert_eq!((name, arguments.factor), ("dequant_nf4_f32", 1.0));
+        let [codes, map, groups, first_blocks] = [256, 512, 2048, 4096].map(Address);
+        let nested = BlockScales::Nested(NestedScales { codes, map, groups, first_blocks });
+        let calls = planned(&ada(), exactly(WeightForm::Nf4, nested)).expect("it is quantised");
+        let [(name, _, arguments)] = launches::<DequantNestedArgs>(&calls)[..] else { panic!("one launch") };
+        assert_eq!((name, arguments.n, arguments.k), ("dequant_nf4_nested", 5120, 640));
+        assert_eq!(arguments.map - arguments.scale_codes, 256);
         assert!(planned(&ada(), op(WeightForm::Bf16)).is_err());
+        assert!(planned(&ada(), exactly(WeightForm::Int8, f32s)).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
-use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute as Attribute, CUresult};
+use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute as Attribute, CUresult, CUuuid};
 
 use super::{check, failed};
 use crate::{Card, DeviceError};
@@ -29,6 +29,7 @@ const CAPABILITY: (u32, u32) = (8, 0);
 
 pub(in crate::cuda) struct Context {
     device: CUdevice,
+    uuid: String,
     handle: CUcontext,
 }
 
@@ -81,12 +82,18 @@ impl Context {
             let why = format!("{}: compute capability {major}.{minor}, the kernels need {least}.0", card.name);
             return Err(DeviceError(why));
         }
+        let uuid = uuid(device, &card.name)?;
         let mut handle: CUcontext = ptr::null_mut();
         // SAFETY: `device` is one of the driver's; the handle is given back in `drop`.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut handle, device) })?;
-        let context = Self { device, handle };
+        let context = Self { device, uuid, handle };
         context.enter()?;
         Ok((context, card))
+    }
+
+    /// Of its card, as NVML and `nvidia-smi -L` write it.
+    pub(in crate::cuda) fn uuid(&self) -> &str {
+        &self.uuid
     }
 
     /// Makes it the calling thread's.
@@ -129,9 +136,50 @@ fn name(device: CUdevice) -> Result<String, DeviceError> {
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
+fn uuid(device: CUdevice, name: &str) -> Result<String, DeviceError> {
+    let mut uuid = CUuuid { bytes: [0; 16] };
+    // SAFETY: it writes 16 bytes; `device` is one of the driver's.
+    check("cuDeviceGetUuid", unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) })?;
+    Ok(uuid_text(name, uuid.bytes.map(|byte| byte as u8)))
+}
+
+/// A part of a card has a name that says so.
+fn uuid_text(name: &str, bytes: [u8; 16]) -> String {
+    let kind = if name.contains(" MIG ") { "MIG" } else { "GPU" };
+    let groups = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]];
+    let mut text = kind.to_string();
+    for group in groups {
+        text.push('-');
+        text.extend(group.iter().map(|byte| format!("{byte:02x}")));
+    }
+    text
+}
+
 fn attribute(device: CUdevice, attribute: Attribute) -> Result<u32, DeviceError> {
     let mut value: c_int = 0;
     // SAFETY: it writes one number; `device` is one of the driver's.
     check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
     Ok(value.max(0) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_and_their_parts_are_told_apart() {
+        let bytes = std::array::from_fn(|index| 0xf0 + index as u8);
+        let check = |name, expected| assert_eq!(uuid_text(name, bytes), expected);
+        check("NVIDIA H200", "GPU-f0f1f2f3-f4f5-f6f7-f8f9-fafbfcfdfeff");
+        check("NVIDIA H200 MIG 1g.18gb", "MIG-f0f1f2f3-f4f5-f6f7-f8f9-fafbfcfdfeff");
+    }
+
+    #[test]
+    fn why_there_is_no_gpu_is_one_line() {
+        let check = |none: NoGpu, expected| assert_eq!(none.to_string(), format!("no GPU: {expected}"));
+        check(NoGpu::Library, "NVIDIA's driver is not installed (there is no libcuda)");
+        check(NoGpu::Card, "NVIDIA's driver finds none");
+        check(NoGpu::OldDriver(12_020), "NVIDIA's driver is of CUDA 12.2, the kernels need 13.0");
+        check(NoGpu::Driver(DeviceError("cuInit: it is broken".into())), "cuInit: it is broken");
+    }
 }
