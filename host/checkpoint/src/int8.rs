@@ -9,7 +9,7 @@ use crate::bitsandbytes;
 use crate::float::largest;
 
 /// What a code is multiplied by beside its row's largest absolute value, as bitsandbytes writes it: 1 / 127.
-const UNIT: f32 = 0.007_874_016;
+pub const UNIT: f32 = 0.007_874_016;
 
 /// 1.5 · 2²³: what is added to it is rounded to a whole number, half to even, whose low byte is that of the sum's bits.
 const ROUNDS: f32 = 12_582_912.0;

@@ -106,6 +106,14 @@ impl Absmax<'_> {
         matches!(self, Self::Nested(_))
     }
 
+    /// Where it is quantised itself.
+    pub fn nested(&self) -> Option<&NestedAbsmax<'_>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Nested(nested) => Some(nested),
+        }
+    }
+
     /// Of one block.
     pub fn get(&self, block: usize) -> f32 {
         match self {

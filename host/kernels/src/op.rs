@@ -85,7 +85,32 @@ pub struct Product {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Dequantize {
     pub matrix: Matrix,
+    pub scales: BlockScales,
     pub out: Address,
+}
+
+/// What the weights of a matrix are dequantised with. Products read the matrix' own scales, of f16 where it is `Nf4`; with
+/// the others its weights are bitsandbytes' to the bit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockScales {
+    Own,
+    /// f32, in the order of the matrix' own.
+    F32(Address),
+    /// A block's scale is map[code] · largest + offset, both of its group.
+    Nested(NestedScales),
+}
+
+/// The scales of NF4 weights, quantised themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NestedScales {
+    /// u8, in the order of the matrix' own.
+    pub codes: Address,
+    /// f32 `[256]`.
+    pub map: Address,
+    /// f32 pairs: largest and offset of each group of 256 blocks.
+    pub groups: Address,
+    /// i32 `[outputs]`: the first block of each row, where the blocks of group `i` are those from `256 i` on.
+    pub first_blocks: Address,
 }
 
 /// What each head of one token becomes before attention: with its bias, normalised, turned (the first half of a head with

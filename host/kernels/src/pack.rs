@@ -29,14 +29,19 @@ pub fn nf4(codes: &[u8], inputs: usize) -> Vec<u8> {
 pub fn nf4_scales(absmax: &[f32], inputs: usize) -> (Vec<u8>, f32) {
     let largest = absmax.iter().fold(0.0f32, |most, absmax| most.max(absmax.abs()));
     let exponent = if largest > 0.0 { 14 - largest.log2().ceil() as i32 } else { 0 }.clamp(-100, 100);
-    let (power, blocks) = ((exponent as f32).exp2(), inputs / INPUTS);
-    let tiles = absmax.par_chunks(ROWS * blocks).flat_map_iter(|rows| {
-        (0..blocks).flat_map(move |block| {
-            let scale = move |place: usize| rows[(place / 2 + 8 * (place & 1)) * blocks + block];
-            (0..ROWS).flat_map(move |place| f16::from_f32(scale(place) * power).to_le_bytes())
-        })
+    let power = (exponent as f32).exp2();
+    let scales = nf4_blocks(absmax, inputs).into_iter().flat_map(|absmax| f16::from_f32(absmax * power).to_le_bytes());
+    (scales.collect(), power.recip())
+}
+
+/// Something of each 64 weights, row after row, in the order of the scales of [`WeightForm::Nf4`](crate::WeightForm::Nf4).
+pub fn nf4_blocks<T: Copy + Send + Sync>(blocks: &[T], inputs: usize) -> Vec<T> {
+    let count = inputs / INPUTS;
+    let tiles = blocks.par_chunks(ROWS * count).flat_map_iter(|rows| {
+        (0..count)
+            .flat_map(move |block| (0..ROWS).map(move |place| rows[(place / 2 + 8 * (place & 1)) * count + block]))
     });
-    (tiles.collect(), power.recip())
+    tiles.collect()
 }
 
 /// Bytes of signed weights, row after row, to the order of [`WeightForm::Int8`](crate::WeightForm::Int8).

@@ -3,11 +3,11 @@
 //! What they do not say is what they are told on the card: tokens, blocks, slots and positions.
 
 use crate::op::{
-    Activations, Count, DecodeAttention, Dequantize, Embed, Gather, HEAD_DIM, LayerCache, Norm, PrefillAttention,
-    Product, Rope, Sample, SiluMul, Sum, Widen,
+    Activations, BlockScales, Count, DecodeAttention, Dequantize, Embed, Gather, HEAD_DIM, LayerCache, Norm,
+    PrefillAttention, Product, Rope, Sample, SiluMul, Sum, Widen,
 };
 use crate::sampling::{CountSpan, SampleResult, SampleRow, TOP};
-use crate::{Address, DeviceError, Layout, Matrix, Op, Region, attention};
+use crate::{Address, DeviceError, Layout, Matrix, Op, Region, TILE, attention};
 
 /// What kernels read and write at a time, and so what all rows begin at a multiple of.
 const OCT: u64 = 16;
@@ -78,12 +78,12 @@ impl Bounds {
         let blocks = u64::from(op.matrix.outputs) * u64::from(op.matrix.inputs) / u64::from(TILE.1);
         match op.scales {
             BlockScales::Own => Ok(()),
-            BlockScales::F32(scales) => self.within("scales of f32", scales, 4 * blocks),
+            BlockScales::F32(scales) => self.bytes("scales of f32", scales, 4 * blocks, 8),
             BlockScales::Nested(nested) => {
-                self.within("codes of scales", nested.codes, blocks)?;
-                self.within("map of scales", nested.map, 4 * 256)?;
+                self.bytes("codes of scales", nested.codes, blocks, 2)?;
+                self.bytes("map of scales", nested.map, 4 * 256, 4)?;
                 // Fewest groups: one of each 256 blocks.
-                self.within("groups of scales", nested.groups, 8 * blocks.div_ceil(256))?;
+                self.bytes("groups of scales", nested.groups, 8 * blocks.div_ceil(256), 8)?;
                 self.numbers("first blocks", nested.first_blocks, op.matrix.outputs)
             }
         }

@@ -56,13 +56,6 @@ impl CudaDevice {
         self.context.uuid()
     }
 
-    /// Finds the kernels and algorithms of operations that will be submitted later, so that no step has to. As in
-    /// [`Device::record`], what products write is overwritten, and their weights should be there.
-    pub fn warm_up(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
-        self.context.enter()?;
-        self.prepare(ops).map(drop)
-    }
-
     /// Where so many bytes are, all of which there are.
     fn locate(&self, what: &str, at: Address, bytes: u64) -> Result<u64, DeviceError> {
         let memory = self.memory.as_ref().ok_or_else(nothing_reserved)?;
@@ -191,6 +184,12 @@ impl Device for CudaDevice {
     }
 
     /// Empty where all steps are in flight.
+    /// Finds kernels and algorithms. As in `record`, what products write is overwritten.
+    fn warm_up(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
+        self.context.enter()?;
+        self.prepare(ops).map(drop)
+    }
+
     fn staging(&mut self) -> &mut [u8] {
         match self.slots.next() {
             Some(slot) => slot.staging.bytes_mut(),

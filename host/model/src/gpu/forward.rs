@@ -2,8 +2,8 @@
 
 use sluice_kernels::attention::Path;
 use sluice_kernels::op::{
-    Activations, DecodeAttention, Dequantize, Embed, Gather, LayerCache, Norm, PrefillAttention, Product, Rope, Sample,
-    SiluMul, Sum, Widen,
+    Activations, BlockScales, DecodeAttention, Dequantize, Embed, Gather, LayerCache, Norm, PrefillAttention, Product,
+    Rope, Sample, SiluMul, Sum, Widen,
 };
 use sluice_kernels::product::{self, Plan, Purpose};
 use sluice_kernels::sampling::{SampleResult, SampleRow, TOP};
@@ -11,7 +11,7 @@ use sluice_kernels::{Address, Card, Layout, Matrix, Op, WeightForm};
 
 use crate::gpu::memory::{Memory, Places};
 use crate::gpu::shape::{Shape, words};
-use crate::gpu::weights::LayerWeights;
+use crate::gpu::weights::{LayerWeights, Weighted};
 
 /// What the operations of every step are made from.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ impl Forward<'_> {
         }));
         let mut delta = None;
         for (index, layer) in (0..).zip(&memory.weights.layers) {
-            let qkv = self.plan(&layer.qkv, rows, Purpose::Summed);
+            let qkv = self.plan(&layer.qkv.matrix, rows, Purpose::Summed);
             let normed = self.norm(ops, delta, layer.attention_norm, rows, qkv.input);
             let qkv = self.product(ops, &layer.qkv, qkv, normed, rows, memory.activations.qkv);
             let attended = self.attention(ops, places, tokens, layer, index, qkv);
@@ -110,7 +110,7 @@ impl Forward<'_> {
     ) -> Sum {
         let activations = &self.memory.activations;
         let cache = LayerCache { pool: self.memory.pool, layer: index };
-        let plan = self.plan(&layer.attention_output, tokens.rows, Purpose::Summed);
+        let plan = self.plan(&layer.attention_output.matrix, tokens.rows, Purpose::Summed);
         ops.push(self.rope(places, layer, cache, qkv, tokens.rows));
         // Prefill writes rows, whoever reads them.
         let layout = if tokens.tiles > 0 { Layout::Rows } else { plan.input };
@@ -129,15 +129,17 @@ impl Forward<'_> {
 
     fn feed_forward(&self, ops: &mut Vec<Op>, layer: &LayerWeights, rows: u32, attended: Sum) -> Sum {
         let activations = &self.memory.activations;
-        let (gate_up, down) =
-            (self.plan(&layer.gate_up, rows, Purpose::Silu), self.plan(&layer.down, rows, Purpose::Summed));
+        let (gate_up, down) = (
+            self.plan(&layer.gate_up.matrix, rows, Purpose::Silu),
+            self.plan(&layer.down.matrix, rows, Purpose::Summed),
+        );
         let normed = self.norm(ops, Some(attended), layer.mlp_norm, rows, gate_up.input);
         let gated = Activations { at: activations.gated, layout: down.input };
         let out =
             if gate_up.separate_silu { Activations { at: activations.gate_up, layout: Layout::Rows } } else { gated };
         self.dequantize(ops, &layer.gate_up, gate_up);
         ops.push(Op::Product(Product {
-            matrix: self.read(&layer.gate_up, gate_up),
+            matrix: self.read(&layer.gate_up.matrix, gate_up),
             kernel: gate_up.launch,
             silu: !gate_up.separate_silu,
             x: normed,
@@ -164,20 +166,29 @@ impl Forward<'_> {
     }
 
     /// To `out`, or to be added up.
-    fn product(&self, ops: &mut Vec<Op>, matrix: &Matrix, plan: Plan, x: Activations, rows: u32, out: Address) -> Sum {
+    fn product(
+        &self,
+        ops: &mut Vec<Op>,
+        weighted: &Weighted,
+        plan: Plan,
+        x: Activations,
+        rows: u32,
+        out: Address,
+    ) -> Sum {
         let y = match plan.parts {
             1 => Sum::Whole(Activations { at: out, layout: Layout::Rows }),
-            count => Sum::Parts { at: self.memory.activations.parts, count, stride: rows * matrix.outputs },
+            count => Sum::Parts { at: self.memory.activations.parts, count, stride: rows * weighted.matrix.outputs },
         };
-        self.dequantize(ops, matrix, plan);
-        let matrix = self.read(matrix, plan);
+        self.dequantize(ops, weighted, plan);
+        let matrix = self.read(&weighted.matrix, plan);
         ops.push(Op::Product(Product { matrix, kernel: plan.launch, silu: false, x, y, rows }));
         y
     }
 
-    fn dequantize(&self, ops: &mut Vec<Op>, matrix: &Matrix, plan: Plan) {
+    fn dequantize(&self, ops: &mut Vec<Op>, weighted: &Weighted, plan: Plan) {
         if plan.dequantize {
-            ops.push(Op::Dequantize(Dequantize { matrix: *matrix, out: self.memory.activations.dequantized }));
+            let (Weighted { matrix, scales }, out) = (*weighted, self.memory.activations.dequantized);
+            ops.push(Op::Dequantize(Dequantize { matrix, scales, out }));
         }
     }
 
@@ -256,7 +267,8 @@ impl Forward<'_> {
         let head = &self.memory.weights.head;
         let plan = self.plan(head, rows, Purpose::Whole);
         let x = Activations { at: normed, layout: plan.input };
-        self.product(ops, head, plan, x, rows, self.memory.activations.logits);
+        let head = Weighted { matrix: *head, scales: BlockScales::Own };
+        self.product(ops, &head, plan, x, rows, self.memory.activations.logits);
     }
 
     fn sample(&self, places: &Places, group: Group) -> Op {

@@ -2,18 +2,19 @@
 
 use std::borrow::Cow;
 
+use bytemuck::cast_slice;
 use half::bf16;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
-use sluice_checkpoint::{Int8Rows, LoadError, MatrixData, Nf4Blocks, StoredMatrix, Weights, nf4};
-use sluice_kernels::op::HEAD_DIM;
+use sluice_checkpoint::{Int8Rows, LoadError, MatrixData, NestedAbsmax, Nf4Blocks, StoredMatrix, Weights, int8, nf4};
+use sluice_kernels::op::{BlockScales, HEAD_DIM, NestedScales};
 use sluice_kernels::{Address, Device, DeviceError, Matrix, WeightForm, pack};
 
 use crate::blueprint::{Blueprint, LayerTensors, Projection};
 use crate::gpu::arrangement::Arrangement;
 use crate::gpu::memory::BlockSize;
 use crate::gpu::shape::{Shape, Unsupported};
-use crate::gpu::weights::{LayerWeights, ModelWeights, norm_name};
+use crate::gpu::weights::{LayerWeights, ModelWeights, Weighted, norm_name};
 
 #[derive(Debug, thiserror::Error)]
 pub enum GpuLoadError {
@@ -29,6 +30,8 @@ pub enum GpuLoadError {
         "tensor `{tensor}` is held in four bits that are not NF4's: load a checkpoint of NF4, or one that is not quantised"
     )]
     Table { tensor: String },
+    #[error("the maps of a checkpoint's doubly quantised scales differ from each other: quantise it again")]
+    Maps,
 }
 
 pub(crate) struct Loader<'a, D> {
@@ -103,18 +106,20 @@ impl<D: Device> Loader<'_, D> {
         &mut self,
         projection: &Projection,
         arrangement: &Arrangement,
-        matrix: &mut Matrix,
+        weighted: &mut Weighted,
     ) -> Result<(), GpuLoadError> {
         let sources = Sources::read(self.weights, projection, Weights::projection)?;
-        match matrix.form {
-            WeightForm::Bf16 => self.upload_bf16(&sources, arrangement, matrix.weights),
-            WeightForm::Int8 => self.upload_int8(&sources, arrangement, matrix),
+        match weighted.matrix.form {
+            WeightForm::Bf16 => self.upload_bf16(&sources, arrangement, weighted.matrix.weights),
+            WeightForm::Int8 => self.upload_int8(&sources, arrangement, &mut weighted.matrix),
             WeightForm::Nf4 => {
-                if let Some(part) = sources.find(|data| nf4(data).is_some_and(|blocks| blocks.table != nf4::TABLE)) {
+                if let Some(part) =
+                    sources.find(|data| nf4_blocks(data).is_some_and(|blocks| blocks.table != nf4::TABLE))
+                {
                     let tensor = format!("{}.weight", projection.parts[part].name);
                     return Err(GpuLoadError::Table { tensor });
                 }
-                self.upload_nf4(&sources, arrangement, matrix)
+                self.upload_nf4(&sources, arrangement, weighted)
             }
         }
     }
@@ -137,7 +142,7 @@ impl<D: Device> Loader<'_, D> {
                     let (part, row) = sources.place(row);
                     sources.parts[part].rows_to_f32(row, wide);
                     narrow.convert_from_f32_slice(wide);
-                    arrangement.copy(bytemuck::cast_slice(narrow.reinterpret_cast()), out, 2 * BLOCK, 0);
+                    arrangement.copy(cast_slice(narrow.reinterpret_cast()), out, 2 * BLOCK, 0);
                 },
             );
             self.device.upload(at, &bytes)?;
@@ -150,19 +155,20 @@ impl<D: Device> Loader<'_, D> {
         &mut self,
         sources: &Sources<'_>,
         arrangement: &Arrangement,
-        matrix: &Matrix,
+        matrix: &mut Matrix,
     ) -> Result<(), GpuLoadError> {
-        let parts: Vec<&Int8Rows<'_>> = sources.parts.iter().filter_map(|part| int8(&part.data)).collect();
+        let parts: Vec<&Int8Rows<'_>> = sources.parts.iter().filter_map(|part| int8_rows(&part.data)).collect();
         let inputs = sources.inputs;
         let codes = sources.gather(arrangement, inputs, BLOCK, 0, |part, row| &parts[part].codes[row * inputs..]);
         let scales = arrangement.rows.iter().map(|row| {
             row.map_or(0.0, |row| {
                 let (part, row) = sources.place(row);
-                parts[part].scale(row)
+                parts[part].absmax[row]
             })
         });
         let scales: Vec<u8> = scales.flat_map(f32::to_le_bytes).collect();
-        let packed = pack::int8(bytemuck::cast_slice(&codes), matrix.inputs as usize);
+        matrix.unit = int8::UNIT;
+        let packed = pack::int8(cast_slice(&codes), matrix.inputs as usize);
         self.device.upload(matrix.weights, &packed)?;
         Ok(self.device.upload(matrix.scales, &scales)?)
     }
@@ -171,19 +177,61 @@ impl<D: Device> Loader<'_, D> {
         &mut self,
         sources: &Sources<'_>,
         arrangement: &Arrangement,
-        matrix: &mut Matrix,
+        weighted: &mut Weighted,
     ) -> Result<(), GpuLoadError> {
-        let parts: Vec<&Nf4Blocks<'_>> = sources.parts.iter().filter_map(|part| nf4(&part.data)).collect();
+        let parts: Vec<&Nf4Blocks<'_>> = sources.parts.iter().filter_map(|part| nf4_blocks(&part.data)).collect();
         let (bytes, blocks) = (sources.inputs / 2, sources.inputs / BLOCK);
         let codes =
             sources.gather(arrangement, bytes, BLOCK / 2, NF4_ZEROS, |part, row| &parts[part].codes[row * bytes..]);
         let absmax: Vec<Cow<'_, [f32]>> = parts.iter().map(|part| part.absmax.to_f32()).collect();
         let absmax = sources.gather(arrangement, blocks, 1, 0.0, |part, row| &absmax[part][row * blocks..]);
-        let inputs = matrix.inputs as usize;
-        self.device.upload(matrix.weights, &pack::nf4(&codes, inputs))?;
+        let inputs = weighted.matrix.inputs as usize;
+        self.device.upload(weighted.matrix.weights, &pack::nf4(&codes, inputs))?;
         let (scales, unit) = pack::nf4_scales(&absmax, inputs);
-        matrix.unit = unit;
-        Ok(self.device.upload(matrix.scales, &scales)?)
+        weighted.matrix.unit = unit;
+        self.device.upload(weighted.matrix.scales, &scales)?;
+        match weighted.scales {
+            BlockScales::Own => Ok(()),
+            BlockScales::F32(at) => Ok(self.device.upload(at, cast_slice(&pack::nf4_blocks(&absmax, inputs)))?),
+            BlockScales::Nested(scales) => self.upload_nested(sources, arrangement, &parts, scales),
+        }
+    }
+
+    /// Scales as they were quantised themselves. Padding names a group that there is: its codes are zeros.
+    fn upload_nested(
+        &mut self,
+        sources: &Sources<'_>,
+        arrangement: &Arrangement,
+        parts: &[&Nf4Blocks<'_>],
+        scales: NestedScales,
+    ) -> Result<(), GpuLoadError> {
+        let blocks = sources.inputs / BLOCK;
+        let nested: Vec<&NestedAbsmax<'_>> = parts.iter().filter_map(|part| part.absmax.nested()).collect();
+        let map = nested.first().map_or(&[0.0; 256], |first| &*first.map);
+        if nested.len() < parts.len() || nested.iter().any(|other| *other.map != *map) {
+            return Err(GpuLoadError::Maps);
+        }
+        let codes = sources.gather(arrangement, blocks, 1, 0, |part, row| &nested[part].codes[row * blocks..]);
+        let pairs = |part: &&NestedAbsmax<'_>| {
+            let offset = part.offset;
+            part.absmax.iter().flat_map(move |largest| [*largest, offset]).collect::<Vec<f32>>()
+        };
+        let groups: Vec<f32> = nested.iter().flat_map(pairs).collect();
+        let starts: Vec<usize> = nested
+            .iter()
+            .scan(0, |groups, part| Some(std::mem::replace(groups, *groups + part.absmax.len()) * nf4::NESTED_BLOCK))
+            .collect();
+        let first_blocks = arrangement.rows.iter().map(|row| {
+            row.map_or(0, |row| {
+                let (part, row) = sources.place(row);
+                (starts[part] + row * blocks) as i32
+            })
+        });
+        let first_blocks: Vec<i32> = first_blocks.collect();
+        self.device.upload(scales.codes, &pack::nf4_blocks(&codes, sources.inputs))?;
+        self.device.upload(scales.map, cast_slice(map))?;
+        self.device.upload(scales.groups, cast_slice(&groups))?;
+        Ok(self.device.upload(scales.first_blocks, cast_slice(&first_blocks))?)
     }
 
     /// Vectors one behind the other.
@@ -275,14 +323,14 @@ impl<'a> Sources<'a> {
     }
 }
 
-fn int8<'m, 'a>(data: &'m MatrixData<'a>) -> Option<&'m Int8Rows<'a>> {
+fn int8_rows<'m, 'a>(data: &'m MatrixData<'a>) -> Option<&'m Int8Rows<'a>> {
     match data {
         MatrixData::Int8(rows) => Some(rows),
         _ => None,
     }
 }
 
-fn nf4<'m, 'a>(data: &'m MatrixData<'a>) -> Option<&'m Nf4Blocks<'a>> {
+fn nf4_blocks<'m, 'a>(data: &'m MatrixData<'a>) -> Option<&'m Nf4Blocks<'a>> {
     match data {
         MatrixData::Nf4(blocks) => Some(blocks),
         _ => None,

@@ -9,7 +9,7 @@ use sluice_kernels::{Address, Arena, Card, Matrix, Region, WeightForm};
 
 use crate::blueprint::Blueprint;
 use crate::gpu::shape::{Shape, halves, words};
-use crate::gpu::weights::{LayerForms, ModelWeights};
+use crate::gpu::weights::{LayerHeld, ModelWeights};
 use crate::step::{RowProblem, StepLimits};
 
 /// Blocks hold a fixed number of tokens here.
@@ -139,12 +139,12 @@ impl Memory {
         card: &Card,
         blueprint: &Blueprint,
         shape: &Shape,
-        forms: &[LayerForms],
+        held: &[LayerHeld],
         limits: &StepLimits,
     ) -> Self {
         let mut arena = Arena::default();
-        let weights = ModelWeights::place(&mut arena, blueprint, shape, forms);
-        let rows = Rows::of(card, forms, limits, blueprint.max_model_len);
+        let weights = ModelWeights::place(&mut arena, blueprint, shape, held);
+        let rows = Rows::of(card, held, limits, blueprint.max_model_len);
         let activations = Activations::place(&mut arena, card, shape, &rows, &weights);
         let inputs = Inputs::place(&mut arena, &rows, blueprint);
         let results = Results::place(&mut arena, rows.sampled());
@@ -183,8 +183,8 @@ impl Memory {
 }
 
 impl Rows {
-    fn of(card: &Card, forms: &[LayerForms], limits: &StepLimits, longest: u32) -> Self {
-        let form = forms.first().map_or(WeightForm::Bf16, |forms| forms.gate_up);
+    fn of(card: &Card, held: &[LayerHeld], limits: &StepLimits, longest: u32) -> Self {
+        let form = held.first().map_or(WeightForm::Bf16, |held| held.gate_up.form());
         let sequences = limits.max_rows.max(1);
         let recorded = row_counts(card, form, sequences.min(MOST_RECORDED));
         let most = recorded.last().copied().unwrap_or(1);

@@ -12,7 +12,7 @@ use crate::gpu::executor::{GpuExecutor, Served};
 use crate::gpu::loader::{GpuLoadError, Loader};
 use crate::gpu::memory::{BlockSize, Memory};
 use crate::gpu::shape::Shape;
-use crate::gpu::weights::LayerForms;
+use crate::gpu::weights::LayerHeld;
 use crate::layers::Logn;
 use crate::model::{ModelInfo, blueprint};
 use crate::step::{ModelLimits, StepLimits};
@@ -23,7 +23,7 @@ pub struct GpuModel {
     options: LoadOptions,
     blueprint: Blueprint,
     shape: Shape,
-    forms: Vec<LayerForms>,
+    held: Vec<LayerHeld>,
     info: ModelInfo,
 }
 
@@ -33,8 +33,8 @@ impl GpuModel {
         let blueprint = blueprint(&config)?;
         let shape = Shape::of(&blueprint)?;
         let weights = Weights::open(&files, options, Box::new(Silent))?;
-        let forms = (0..blueprint.dimensions.layers)
-            .map(|index| LayerForms::of(&weights, &options, &blueprint.layer(index)))
+        let held = (0..blueprint.dimensions.layers)
+            .map(|index| LayerHeld::of(&weights, &options, &shape, &blueprint.layer(index)))
             .collect::<Result<_, LoadError>>()?;
         let info = ModelInfo {
             architecture: blueprint.architecture,
@@ -43,7 +43,7 @@ impl GpuModel {
             dimensions: blueprint.dimensions,
             variants: blueprint.rope.variants(blueprint.max_model_len),
         };
-        Ok(Self { files, options, blueprint, shape, forms, info })
+        Ok(Self { files, options, blueprint, shape, held, info })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -93,6 +93,6 @@ impl GpuModel {
     }
 
     fn place(&self, card: &Card, limits: &StepLimits) -> Memory {
-        Memory::place(card, &self.blueprint, &self.shape, &self.forms, limits)
+        Memory::place(card, &self.blueprint, &self.shape, &self.held, limits)
     }
 }

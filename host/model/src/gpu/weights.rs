@@ -1,10 +1,10 @@
 //! Where a model's weights stand in a GPU's memory, and in which form.
 
-use sluice_checkpoint::{Form, LoadError, LoadOptions, Quantization, Weights};
-use sluice_kernels::op::HEAD_DIM;
+use sluice_checkpoint::{Form, LoadError, LoadOptions, Quantization, Weights, nf4};
+use sluice_kernels::op::{BlockScales, HEAD_DIM, NestedScales};
 use sluice_kernels::{Address, Arena, Matrix, WeightForm};
 
-use crate::blueprint::{Blueprint, LayerTensors, Norm, Projection};
+use crate::blueprint::{self, Blueprint, LayerTensors, Norm, Projection};
 use crate::gpu::shape::{Shape, halves, words};
 
 #[derive(Clone, PartialEq, Debug)]
@@ -23,28 +23,48 @@ pub(crate) struct ModelWeights {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct LayerWeights {
     pub(crate) attention_norm: Address,
-    pub(crate) qkv: Matrix,
+    pub(crate) qkv: Weighted,
     pub(crate) qkv_bias: Option<Address>,
     pub(crate) head_norms: Option<[Address; 2]>,
-    pub(crate) attention_output: Matrix,
+    pub(crate) attention_output: Weighted,
     pub(crate) mlp_norm: Address,
-    pub(crate) gate_up: Matrix,
-    pub(crate) down: Matrix,
+    pub(crate) gate_up: Weighted,
+    pub(crate) down: Weighted,
 }
 
-/// The forms that a layer's projections take.
+/// A projection's matrix, and what it is dequantised with.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Weighted {
+    pub(crate) matrix: Matrix,
+    pub(crate) scales: BlockScales,
+}
+
+/// How a projection is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct LayerForms {
-    pub(crate) qkv: WeightForm,
-    pub(crate) attention_output: WeightForm,
-    pub(crate) gate_up: WeightForm,
-    pub(crate) down: WeightForm,
+pub(crate) enum Held {
+    Bf16,
+    Int8,
+    /// With exact scales of f32.
+    Nf4,
+    /// With exact scales that are quantised themselves, of so many groups.
+    NestedNf4 {
+        groups: u32,
+    },
+}
+
+/// How a layer's projections are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LayerHeld {
+    pub(crate) qkv: Held,
+    pub(crate) attention_output: Held,
+    pub(crate) gate_up: Held,
+    pub(crate) down: Held,
 }
 
 impl ModelWeights {
-    pub(crate) fn place(arena: &mut Arena, blueprint: &Blueprint, shape: &Shape, forms: &[LayerForms]) -> Self {
+    pub(crate) fn place(arena: &mut Arena, blueprint: &Blueprint, shape: &Shape, held: &[LayerHeld]) -> Self {
         let (rows, hidden) = (shape.head_rows, shape.hidden());
-        let table = |arena: &mut Arena| place_matrix(arena, WeightForm::Bf16, rows, hidden);
+        let table = |arena: &mut Arena| Weighted::place(arena, Held::Bf16, rows, hidden).matrix;
         let embedding = table(arena);
         let variants = u64::from(blueprint.rope.variants(blueprint.max_model_len).count());
         let pairs = variants * u64::from(blueprint.max_model_len) * u64::from(HEAD_DIM / 2);
@@ -53,66 +73,106 @@ impl ModelWeights {
             head: if blueprint.tied { embedding } else { table(arena) },
             norm: arena.take(halves(u64::from(hidden))).at,
             angles: arena.take(words(2 * pairs)).at,
-            layers: forms.iter().map(|forms| LayerWeights::place(arena, blueprint, shape, forms)).collect(),
+            layers: held.iter().map(|held| LayerWeights::place(arena, blueprint, shape, held)).collect(),
         }
     }
 }
 
 impl LayerWeights {
-    fn place(arena: &mut Arena, blueprint: &Blueprint, shape: &Shape, forms: &LayerForms) -> Self {
+    fn place(arena: &mut Arena, blueprint: &Blueprint, shape: &Shape, held: &LayerHeld) -> Self {
         let (hidden, ffn, qkv) = (shape.hidden(), shape.ffn(), shape.heads.qkv_width());
         let vector = |arena: &mut Arena, width: u32| arena.take(halves(u64::from(width))).at;
         Self {
             attention_norm: vector(arena, hidden),
-            qkv: place_matrix(arena, forms.qkv, qkv, hidden),
+            qkv: Weighted::place(arena, held.qkv, qkv, hidden),
             qkv_bias: blueprint.biases.qkv.then(|| vector(arena, qkv)),
             head_norms: blueprint.names.head_norms.map(|names| names.map(|_| vector(arena, HEAD_DIM))),
-            attention_output: place_matrix(arena, forms.attention_output, hidden, shape.attended()),
+            attention_output: Weighted::place(arena, held.attention_output, hidden, shape.attended()),
             mlp_norm: vector(arena, hidden),
-            gate_up: place_matrix(arena, forms.gate_up, 2 * ffn, hidden),
-            down: place_matrix(arena, forms.down, hidden, ffn),
+            gate_up: Weighted::place(arena, held.gate_up, 2 * ffn, hidden),
+            down: Weighted::place(arena, held.down, hidden, ffn),
         }
     }
 
     /// In the order in which they are multiplied.
     pub(crate) fn matrices(&self) -> [Matrix; 4] {
-        [self.qkv, self.attention_output, self.gate_up, self.down]
+        [self.qkv, self.attention_output, self.gate_up, self.down].map(|weighted| weighted.matrix)
     }
 }
 
-impl LayerForms {
+impl Weighted {
+    fn place(arena: &mut Arena, held: Held, outputs: u32, inputs: u32) -> Self {
+        let form = held.form();
+        let (weights, scales) = form.bytes(u64::from(outputs), u64::from(inputs));
+        let (weights, scales) = (arena.take(weights).at, arena.take(scales).at);
+        let matrix = Matrix { form, outputs, inputs, weights, scales, unit: 1.0 };
+        let blocks = u64::from(outputs) * u64::from(inputs) / nf4::BLOCK as u64;
+        let scales = match held {
+            Held::Bf16 | Held::Int8 => BlockScales::Own,
+            Held::Nf4 => BlockScales::F32(arena.take(words(blocks)).at),
+            Held::NestedNf4 { groups } => BlockScales::Nested(NestedScales {
+                codes: arena.take(blocks).at,
+                map: arena.take(words(256)).at,
+                groups: arena.take(words(2 * u64::from(groups))).at,
+                first_blocks: arena.take(words(u64::from(outputs))).at,
+            }),
+        };
+        Self { matrix, scales }
+    }
+}
+
+impl LayerHeld {
     /// By headers alone.
-    pub(crate) fn of(weights: &Weights, options: &LoadOptions, layer: &LayerTensors) -> Result<Self, LoadError> {
-        let form = |projection: &Projection| form(weights, options, projection);
+    pub(crate) fn of(
+        weights: &Weights,
+        options: &LoadOptions,
+        shape: &Shape,
+        layer: &LayerTensors,
+    ) -> Result<Self, LoadError> {
+        let held = |projection, whole| Held::of(weights, options, projection, whole);
         Ok(Self {
-            qkv: form(&layer.qkv)?,
-            attention_output: form(&layer.attention_output)?,
-            gate_up: form(&layer.gate_up)?,
-            down: form(&layer.down)?,
+            qkv: held(&layer.qkv, true)?,
+            attention_output: held(&layer.attention_output, !shape.pads_heads())?,
+            gate_up: held(&layer.gate_up, true)?,
+            down: held(&layer.down, true)?,
         })
     }
 }
 
-/// One kernel multiplies all of a projection: where its matrices differ, and where there is no kernel for what they are
-/// held as, they are widened to bf16.
-fn form(weights: &Weights, options: &LoadOptions, projection: &Projection) -> Result<WeightForm, LoadError> {
-    let mut forms = projection.parts.iter().map(|part| {
-        let found = weights.form(&format!("{}.weight", part.name), &[part.outputs, projection.inputs])?;
-        Ok(match (options.quantization, found) {
-            (Quantization::Int8, _) | (Quantization::None, Form::Int8) => WeightForm::Int8,
-            (Quantization::Nf4, _) | (Quantization::None, Form::Nf4 { .. }) => WeightForm::Nf4,
-            (Quantization::None, _) => WeightForm::Bf16,
+impl Held {
+    /// One kernel multiplies all of a projection: where its matrices differ, and where there is no kernel for what they
+    /// are held as, they are widened to bf16. `whole`: its blocks of inputs are those of the checkpoint.
+    fn of(weights: &Weights, options: &LoadOptions, projection: &Projection, whole: bool) -> Result<Self, LoadError> {
+        let mut forms = projection.parts.iter().map(|part| {
+            let found = weights.form(&format!("{}.weight", part.name), &[part.outputs, projection.inputs])?;
+            Ok::<_, LoadError>(match (options.quantization, found) {
+                (Quantization::Nf4, Form::F32 | Form::F16 | Form::Bf16) => Form::Nf4 { nested: true },
+                (Quantization::Int8, Form::F32 | Form::F16 | Form::Bf16) => Form::Int8,
+                (_, found) => found,
+            })
+        });
+        let first = forms.next().unwrap_or(Ok(Form::Bf16))?;
+        let alike = forms.try_fold(true, |alike, form| Ok::<_, LoadError>(alike && form? == first))?;
+        let groups = |part: &blueprint::Matrix| {
+            (part.outputs * projection.inputs).div_ceil(nf4::BLOCK).div_ceil(nf4::NESTED_BLOCK) as u32
+        };
+        Ok(match first {
+            Form::Int8 if alike => Self::Int8,
+            Form::Nf4 { nested: true } if alike && whole => {
+                Self::NestedNf4 { groups: projection.parts.iter().map(groups).sum() }
+            }
+            Form::Nf4 { .. } if alike => Self::Nf4,
+            _ => Self::Bf16,
         })
-    });
-    let first = forms.next().unwrap_or(Ok(WeightForm::Bf16))?;
-    let alike = forms.try_fold(true, |alike, form| Ok::<_, LoadError>(alike && form? == first))?;
-    Ok(if alike { first } else { WeightForm::Bf16 })
-}
+    }
 
-fn place_matrix(arena: &mut Arena, form: WeightForm, outputs: u32, inputs: u32) -> Matrix {
-    let (weights, scales) = form.bytes(u64::from(outputs), u64::from(inputs));
-    let (weights, scales) = (arena.take(weights).at, arena.take(scales).at);
-    Matrix { form, outputs, inputs, weights, scales, unit: 1.0 }
+    pub(crate) fn form(self) -> WeightForm {
+        match self {
+            Self::Bf16 => WeightForm::Bf16,
+            Self::Int8 => WeightForm::Int8,
+            Self::Nf4 | Self::NestedNf4 { .. } => WeightForm::Nf4,
+        }
+    }
 }
 
 /// Names a norm's tensor.

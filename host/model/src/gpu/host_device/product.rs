@@ -53,7 +53,7 @@ pub(super) fn product(op: &Product, card: &Card, memory: &mut Memory) -> Result<
 
 pub(super) fn dequantize(op: &Dequantize, memory: &mut Memory) -> Result<(), Fault> {
     expect(op.matrix.form != WeightForm::Bf16, "matrix", || "is in bf16 as it is".into())?;
-    let weights = Weights::read(memory, &op.matrix)?;
+    let weights = Weights::read_exactly(memory, &op.matrix, op.scales)?;
     let mut numbers = vec![0; op.matrix.outputs as usize * weights.inputs];
     let per_strip = OUTPUTS * weights.inputs;
     numbers.par_chunks_mut(per_strip.max(1)).enumerate().for_each_init(

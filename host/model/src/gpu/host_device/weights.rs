@@ -2,6 +2,7 @@
 
 use half::f16;
 use sluice_checkpoint::nf4::TABLE;
+use sluice_kernels::op::BlockScales;
 use sluice_kernels::{Matrix, TILE, WeightForm};
 
 use super::fault::{Fault, expect};
@@ -15,6 +16,9 @@ const INPUTS: usize = TILE.1 as usize;
 /// Lanes of a warp.
 const LANES: usize = 32;
 
+/// Blocks whose scales were quantised together.
+const GROUP: usize = sluice_checkpoint::nf4::NESTED_BLOCK;
+
 pub(super) struct Weights<'a> {
     stored: Stored<'a>,
     pub(super) inputs: usize,
@@ -24,27 +28,47 @@ pub(super) struct Weights<'a> {
 enum Stored<'a> {
     Bf16(&'a [u16]),
     Int8 { codes: &'a [u8], scales: &'a [f32] },
-    Nf4 { codes: &'a [u8], scales: &'a [u16], pairs: Box<[[f32; 2]; 256]> },
+    Nf4 { codes: &'a [u8], scales: Scales<'a>, pairs: Box<[[f32; 2]; 256]> },
+}
+
+/// Of blocks, in the order of the kernels.
+enum Scales<'a> {
+    /// Times a unit.
+    F16(&'a [u16], f32),
+    F32(&'a [f32]),
+    Nested {
+        codes: &'a [u8],
+        map: &'a [f32],
+        groups: &'a [f32],
+        first_blocks: &'a [i32],
+    },
 }
 
 impl<'a> Weights<'a> {
+    /// As products do.
     pub(super) fn read(memory: &'a Memory, matrix: &Matrix) -> Result<Self, Fault> {
+        Self::read_exactly(memory, matrix, BlockScales::Own)
+    }
+
+    pub(super) fn read_exactly(memory: &'a Memory, matrix: &Matrix, scales: BlockScales) -> Result<Self, Fault> {
+        let has_own = matrix.form == WeightForm::Nf4 || scales == BlockScales::Own;
+        expect(has_own, "scales", || "are of blocks, which only nf4 has".into())?;
         let (outputs, inputs) = (matrix.outputs as usize, matrix.inputs as usize);
         let whole = outputs.is_multiple_of(OUTPUTS) && inputs.is_multiple_of(INPUTS);
         expect(whole, "matrix", || format!("is {outputs} by {inputs}, expected whole tiles of {OUTPUTS} by {INPUTS}"))?;
         let unscaled = matrix.form != WeightForm::Bf16 || matrix.unit == 1.0;
         expect(unscaled, "matrix.unit", || format!("is {}, and bf16 weights have none: expected 1", matrix.unit))?;
         let count = outputs.saturating_mul(inputs);
-        let (weights, scales) = ("matrix.weights", "matrix.scales");
+        let (weights, own) = ("matrix.weights", "matrix.scales");
         let stored = match matrix.form {
             WeightForm::Bf16 => Stored::Bf16(memory.read_many(weights, matrix.weights, count)?),
             WeightForm::Int8 => Stored::Int8 {
                 codes: memory.read_many(weights, matrix.weights, count)?,
-                scales: memory.read_many(scales, matrix.scales, outputs)?,
+                scales: memory.read_many(own, matrix.scales, outputs)?,
             },
             WeightForm::Nf4 => Stored::Nf4 {
                 codes: memory.read_many(weights, matrix.weights, count / 2)?,
-                scales: memory.read_many(scales, matrix.scales, count / INPUTS)?,
+                scales: Scales::read(memory, matrix, scales)?,
                 pairs: pairs(),
             },
         };
@@ -63,8 +87,7 @@ impl<'a> Weights<'a> {
                 self.int8(&codes[tile * per_strip..][..per_strip], &scales[tile * OUTPUTS..][..OUTPUTS], out);
             }
             Stored::Nf4 { codes, scales, pairs } => {
-                let scales = &scales[tile * per_strip / INPUTS..][..per_strip / INPUTS];
-                self.nf4(&codes[tile * per_strip / 2..][..per_strip / 2], scales, pairs, out);
+                self.nf4(&codes[tile * per_strip / 2..][..per_strip / 2], tile, scales, pairs, out);
             }
         }
     }
@@ -85,12 +108,14 @@ impl<'a> Weights<'a> {
     }
 
     /// Sixteen bytes of a lane are eight inputs of row g, of row g + 8, and the same in the second half.
-    fn nf4(&self, codes: &[u8], scales: &[u16], pairs: &[[f32; 2]; 256], out: &mut [f32]) {
-        for (tile, (codes, scales)) in codes.chunks_exact(16 * LANES).zip(scales.chunks_exact(OUTPUTS)).enumerate() {
+    fn nf4(&self, codes: &[u8], strip: usize, scales: &Scales<'_>, pairs: &[[f32; 2]; 256], out: &mut [f32]) {
+        for (tile, codes) in codes.chunks_exact(16 * LANES).enumerate() {
+            let scales: [f32; OUTPUTS] =
+                std::array::from_fn(|place| scales.get(strip, self.inputs / INPUTS, tile, place));
             for (lane, bytes) in codes.chunks_exact(16).enumerate() {
                 for (word, bytes) in bytes.chunks_exact(4).enumerate() {
                     let (group, second) = (lane / 4, word % 2);
-                    let scale = f16::from_bits(scales[2 * group + second]).to_f32() * self.unit;
+                    let scale = scales[2 * group + second];
                     let first = tile * INPUTS + 32 * (word / 2) + 8 * (lane % 4);
                     let out = &mut out[(group + 8 * second) * self.inputs + first..][..8];
                     for (out, byte) in out.chunks_exact_mut(2).zip(bytes) {
@@ -98,6 +123,45 @@ impl<'a> Weights<'a> {
                         (out[0], out[1]) = (even * scale, odd * scale);
                     }
                 }
+            }
+        }
+    }
+}
+
+impl<'a> Scales<'a> {
+    fn read(memory: &'a Memory, matrix: &Matrix, scales: BlockScales) -> Result<Self, Fault> {
+        let (outputs, blocks) = (matrix.outputs as usize, matrix.inputs as usize / INPUTS);
+        let count = outputs * blocks;
+        Ok(match scales {
+            BlockScales::Own => Self::F16(memory.read_many("matrix.scales", matrix.scales, count)?, matrix.unit),
+            BlockScales::F32(at) => Self::F32(memory.read_many("scales", at, count)?),
+            BlockScales::Nested(nested) => {
+                let first_blocks: &[i32] = memory.read_many("scales.first_blocks", nested.first_blocks, outputs)?;
+                let last = first_blocks.iter().copied().max().unwrap_or(0);
+                expect(first_blocks.iter().all(|first| *first >= 0), "scales.first_blocks", || {
+                    "hold negative numbers".into()
+                })?;
+                let groups = (last as usize + blocks).div_ceil(GROUP);
+                Self::Nested {
+                    codes: memory.read_many("scales.codes", nested.codes, count)?,
+                    map: memory.read_many("scales.map", nested.map, 256)?,
+                    groups: memory.read_many("scales.groups", nested.groups, 2 * groups)?,
+                    first_blocks,
+                }
+            }
+        })
+    }
+
+    /// Of the row that has `place` in the order of a tile.
+    fn get(&self, strip: usize, blocks: usize, tile: usize, place: usize) -> f32 {
+        let index = (strip * blocks + tile) * OUTPUTS + place;
+        match self {
+            Self::F16(scales, unit) => f16::from_bits(scales[index]).to_f32() * unit,
+            Self::F32(scales) => scales[index],
+            Self::Nested { codes, map, groups, first_blocks } => {
+                let row = strip * OUTPUTS + place / 2 + 8 * (place % 2);
+                let group = (first_blocks[row] as usize + tile) / GROUP;
+                map[usize::from(codes[index])] * groups[2 * group] + groups[2 * group + 1]
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Whole models on a device of the host's own memory, against the same models on the CPU.
 
 mod agreement;
+mod exact;
 mod pipeline;
 
 use std::fs;

@@ -2,7 +2,7 @@
 
 use sluice_kernels::attention::{Path, Run, Tile};
 use sluice_kernels::op::{
-    Activations, Count, DecodeAttention, Dequantize, Embed, Gather, Heads, KvPool, LayerCache, Norm, Op,
+    Activations, BlockScales, Count, DecodeAttention, Dequantize, Embed, Gather, Heads, KvPool, LayerCache, Norm, Op,
     PrefillAttention, Product, Rope, Sample, SiluMul, Sum, Widen,
 };
 use sluice_kernels::product::Launch;
@@ -172,7 +172,7 @@ fn products_are_as_planned() {
 }
 
 fn dequantize(rig: &mut Rig) -> Dequantize {
-    Dequantize { matrix: product(rig).matrix, out: rig.room::<u16>(16 * 64) }
+    Dequantize { matrix: product(rig).matrix, scales: BlockScales::Own, out: rig.room::<u16>(16 * 64) }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sluice_checkpoint::nf4::TABLE;
-use sluice_kernels::op::{Activations, Dequantize, Op, Product, Sum, Widen};
+use sluice_kernels::op::{Activations, BlockScales, Dequantize, Op, Product, Sum, Widen};
 use sluice_kernels::product::{Plan, Purpose, padded_rows, plan};
 use sluice_kernels::{Address, Card, Layout, Matrix, WeightForm, pack};
 
@@ -80,7 +80,7 @@ fn check(card: Card, form: WeightForm, (rows, outputs, inputs): (u32, usize, usi
     let mut matrix = stored.matrix;
     if plan.dequantize {
         let out = rig.room::<u16>(outputs * inputs);
-        rig.run(Op::Dequantize(Dequantize { matrix, out })).unwrap();
+        rig.run(Op::Dequantize(Dequantize { matrix, scales: BlockScales::Own, out })).unwrap();
         matrix = Matrix { form: WeightForm::Bf16, weights: out, unit: 1.0, ..matrix };
         let weights: Vec<f32> = stored.weights.iter().map(|weight| rounded(*weight)).collect();
         expected = reference(&weights, &rig.get_rows(x, rows as usize, inputs), inputs);
@@ -137,7 +137,7 @@ proptest! {
         let mut rig = Rig::new(hopper());
         let Stored { matrix, weights } = store(&mut rig, form, outputs, inputs, seed);
         let out = rig.room::<u16>(weights.len());
-        rig.run(Op::Dequantize(Dequantize { matrix, out })).unwrap();
+        rig.run(Op::Dequantize(Dequantize { matrix, scales: BlockScales::Own, out })).unwrap();
         let expected: Vec<f32> = weights.into_iter().map(rounded).collect();
         prop_assert_eq!(rig.get_bf16(out, expected.len()), expected);
     }
