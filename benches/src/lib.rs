@@ -3,4 +3,5 @@
 pub mod decoding;
 pub mod generation;
 pub mod idle;
+pub mod operations;
 pub mod steps;
