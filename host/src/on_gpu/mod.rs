@@ -5,7 +5,7 @@ mod room;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use sluice_checkpoint::ModelFiles;
+use sluice_checkpoint::{ModelFiles, Progress, Silent};
 use sluice_core::{Clock, Executor, ExecutorError, ReplicaId};
 use sluice_kernels::cuda::{self, CudaDevice};
 use sluice_kernels::{Card, Device};
@@ -84,7 +84,9 @@ fn executors(model: Arc<GpuModel>, limits: StepLimits, clock: Arc<dyn Clock>) ->
     Arc::new(move |ReplicaId(replica)| {
         let failed = |message: String| ExecutorError { message };
         let device = CudaDevice::open(replica as usize).map_err(|error| failed(error.to_string()))?;
-        let executor = model.load(device, limits, Box::new(LoadingBar::default()), Arc::clone(&clock));
+        // They load side by side, and one bar is enough.
+        let progress: Box<dyn Progress> = if replica == 0 { Box::new(LoadingBar::default()) } else { Box::new(Silent) };
+        let executor = model.load(device, limits, progress, Arc::clone(&clock));
         Ok(Box::new(executor.map_err(|error| failed(error.to_string()))?) as Box<dyn Executor>)
     })
 }
