@@ -43,7 +43,7 @@ pub(crate) fn hold(
                 let difference = f64::from(*found) - f64::from(*expected);
                 let share = difference.abs() / (f64::from(expected.abs()) + rms);
                 // Not a number either, where both are zero.
-                if difference != 0.0 && !(share <= limits.each) {
+                if difference != 0.0 && (share.is_nan() || share > limits.each) {
                     let place = format!("number {column} of row {row}");
                     return Err(format!("{place} is {found}, expected {expected}: off by {share:.1e}"));
                 }
