@@ -1,18 +1,21 @@
 //! One GPU: `cargo bench --features cuda --bench gpu -- check` holds every operation against the host's own arithmetic
 //! and whole models against the CPU; `-- decode` and `-- prefill` time steps of Qwen2.5-14B's shape on random weights.
-//! Further words choose: `none`, `int8` or `nf4`, and numbers of sequences.
+//! Further words choose: `none`, `int8` or `nf4`, and numbers of sequences; for `check`, what is checked (`norm`,
+//! `product nf4`, `product 5120x5120`, `models`), and `seed=N`, which random inputs.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_benches::generation::Generation;
+use sluice_benches::operations::{Checker, MEMORY, Subject, subjects};
 use sluice_checkpoint::{LoadFormat, LoadOptions, ModelFiles, Quantization, Silent};
 use sluice_core::{Clock, Nanos};
 use sluice_kernels::cuda::CudaDevice;
+use sluice_kernels::{Card, Device};
 use sluice_model::gpu::agreement::{Agreement, Script};
-use sluice_model::gpu::{GpuExecutor, GpuModel};
+use sluice_model::gpu::{GpuExecutor, GpuModel, HostDevice};
 use sluice_model::{CpuExecutor, StepLimits, embedded, load};
 use tempfile::TempDir;
 
@@ -39,7 +42,7 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let chosen = Chosen::of(&words);
     match words.first().map(String::as_str) {
-        Some("check") => check(&chosen),
+        Some("check") => check(&words[1..], &chosen),
         Some("decode") => decode(&chosen),
         Some("prefill") => prefill(&chosen),
         // Without a word there is nothing to do, as where all benchmarks are run.
@@ -75,9 +78,48 @@ fn on_gpu(files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> Resul
     Ok(model.load(CudaDevice::open(0)?, limits, Box::new(Silent), clock())?)
 }
 
+/// Operations, unless only models are meant, and models, unless only some operations are.
+fn check(words: &[String], chosen: &Chosen) -> Result<()> {
+    let words = words.iter().map(String::as_str).filter(|word| word.parse::<u32>().is_err());
+    let (seeds, words): (Vec<&str>, Vec<&str>) = words.partition(|word| word.starts_with("seed="));
+    let seed = match seeds.first() {
+        Some(seed) => seed["seed=".len()..].parse().with_context(|| format!("`{seed}` is no number"))?,
+        None => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64,
+    };
+    let only_operations = words.iter().any(|word| *word != "models" && word.parse::<Quantization>().is_err());
+    let operations = words.contains(&"models") || check_operations(&words, seed)?;
+    let models = only_operations || check_models(chosen)?;
+    ensure!(operations && models, "the card does not compute what the CPU does");
+    Ok(())
+}
+
+/// Each on the card and on the host. Goes on after failures.
+#[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+fn check_operations(words: &[&str], seed: u64) -> Result<bool> {
+    let gpu = CudaDevice::open(0)?;
+    let card = gpu.card().clone();
+    let meant: Vec<Subject> = subjects(&card, true).into_iter().filter(|subject| subject.is_meant(words)).collect();
+    ensure!(!meant.is_empty(), "nothing that is checked is called `{}`", words.join(" "));
+    println!("operations, seed={seed}: mean difference from the host's numbers");
+    let host = HostDevice::new(Card { memory_bytes: u64::MAX, ..card.clone() });
+    let mut checker = Checker::new(gpu, host, MEMORY)?;
+    let (mut good, began) = (true, Instant::now());
+    for subject in meant {
+        for finding in checker.run(&subject.case(&card, seed))? {
+            good &= finding.outcome.is_ok();
+            match finding.outcome {
+                Ok(difference) => println!("ok   {}: {difference:.1e}", finding.name),
+                Err(wrong) => println!("FAIL {}: {wrong}", finding.name),
+            }
+        }
+    }
+    println!("operations: {:.0} s", began.elapsed().as_secs_f64());
+    Ok(good)
+}
+
 /// Whole models, told the same tokens on the CPU and on the card.
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
-fn check(chosen: &Chosen) -> Result<()> {
+fn check_models(chosen: &Chosen) -> Result<bool> {
     let random = [("qwen2", qwen2(2)), ("qwen3", qwen3()), ("qwen", qwen())];
     let folders = random.map(|(name, config)| (name, folder(&config)));
     let mut failed = false;
@@ -107,8 +149,7 @@ fn check(chosen: &Chosen) -> Result<()> {
             }
         }
     }
-    ensure!(!failed, "the card does not compute what the CPU does");
-    Ok(())
+    Ok(!failed)
 }
 
 /// Sequences, and the runs that they are computed in.

@@ -98,11 +98,9 @@ fn decode(sequences: u32) -> Batch {
 
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 fn main() {
-    let (name, memory_bytes) = ("none".to_owned(), 1 << 30);
-    let card = Card { name, capability: (9, 0), multiprocessors: 132, shared_bytes: 227 << 10, memory_bytes };
     let model = GpuModel::read(embedded(), LoadOptions::default()).expect("the embedded model is served");
     let limits = StepLimits { blocks: 256 * BLOCKS, block_tokens: 16, max_tokens: 2048, max_rows: 256 };
-    let device = Idle { card, staging: Vec::new(), results: Vec::new(), used: None };
+    let device = Idle { card: Card::h200(), staging: Vec::new(), results: Vec::new(), used: None };
     let mut executor =
         model.load(device, limits, Box::new(Silent), Arc::new(Stopped)).expect("the embedded model is loaded");
     for sequences in SEQUENCES {

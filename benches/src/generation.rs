@@ -181,10 +181,8 @@ mod tests {
         let whole = Generation { sequences: 3, prompt: 20, answer: 18, max_tokens: 60, vocab: 2048 };
         let answers = [whole, Generation { max_tokens: 7, ..whole }].map(|generation| {
             let limits = StepLimits { blocks: generation.blocks(), block_tokens: 16, max_tokens: 60, max_rows: 3 };
-            let (name, memory_bytes) = ("none".to_owned(), 1 << 30);
-            let card = Card { name, capability: (9, 0), multiprocessors: 132, shared_bytes: 227 << 10, memory_bytes };
             let model = GpuModel::read(embedded(), LoadOptions::default()).unwrap();
-            let device = HostDevice::new(card).lagging(2);
+            let device = HostDevice::new(Card::h200()).lagging(2);
             let mut executor = model.load(device, limits, Box::new(Silent), Arc::new(Stopped)).unwrap();
             let timed = generation.run(&mut executor).unwrap();
             assert_eq!((timed.decode.len(), timed.device.len()), (17, 17));
