@@ -30,10 +30,8 @@ fn on_host_memory() -> MakeExecutor {
     let model = Arc::new(GpuModel::read(embedded(), LoadOptions::default()).unwrap());
     let limits = StepLimits { blocks: FEW_BLOCKS, block_tokens: 16, max_tokens: 128, max_rows: 16 };
     Arc::new(move |_| {
-        let (name, memory_bytes) = ("none".to_owned(), 1 << 30);
-        let card = Card { name, capability: (9, 0), multiprocessors: 132, shared_bytes: 227 << 10, memory_bytes };
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
-        let device = HostDevice::new(card).lagging(1);
+        let device = HostDevice::new(Card::h200()).lagging(1);
         let executor = model.load(device, limits, Box::new(Silent), clock);
         Ok(Box::new(executor.map_err(|error| ExecutorError { message: error.to_string() })?) as Box<dyn Executor>)
     })

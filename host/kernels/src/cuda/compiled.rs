@@ -75,8 +75,8 @@ impl Compiled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Card;
     use crate::cuda::args::{Arguments, WidenArgs};
-    use crate::cuda::calls::tests::{ada, hopper};
 
     fn launch(threads: Threads, shared: Shared) -> Launch {
         let arguments = Arguments::of(&WidenArgs { from: 0, out: 0, rows: 0, width: 0 });
@@ -96,16 +96,28 @@ mod tests {
         };
         let more = |more| Shared::AsCompiled { more };
         let compiled = Threads::AsCompiled;
-        check(kernel(24, None), compiled, Shared::None, &ada(), Ok((256, 0)));
-        check(kernel(24, Some(5)), Threads::Count(32), more(3), &ada(), Ok((32, 8)));
-        check(kernel(32, None), compiled, Shared::None, &ada(), Err("takes Some(32) bytes, not 24"));
-        check(kernel(24, None), Threads::Count(257), Shared::None, &ada(), Err("of 257 threads, at most 256"));
-        check(kernel(24, None), Threads::Count(0), Shared::None, &ada(), Err("of 0 threads, at most 256"));
-        check(kernel(24, Some(5)), compiled, Shared::None, &ada(), Err("with None: it wants Some(5)"));
-        check(kernel(24, None), compiled, more(0), &ada(), Err("with AsCompiled { more: 0 }: it wants None"));
-        check(kernel(24, Some(200_000)), compiled, more(0), &hopper(), Ok((256, 200_000)));
-        let too_much = "wants 200000 bytes of shared memory, a RTX 4090 has 101376";
-        check(kernel(24, Some(200_000)), compiled, more(0), &ada(), Err(too_much));
+        check(kernel(24, None), compiled, Shared::None, &Card::rtx_4090(), Ok((256, 0)));
+        check(kernel(24, Some(5)), Threads::Count(32), more(3), &Card::rtx_4090(), Ok((32, 8)));
+        check(kernel(32, None), compiled, Shared::None, &Card::rtx_4090(), Err("takes Some(32) bytes, not 24"));
+        check(
+            kernel(24, None),
+            Threads::Count(257),
+            Shared::None,
+            &Card::rtx_4090(),
+            Err("of 257 threads, at most 256"),
+        );
+        check(kernel(24, None), Threads::Count(0), Shared::None, &Card::rtx_4090(), Err("of 0 threads, at most 256"));
+        check(kernel(24, Some(5)), compiled, Shared::None, &Card::rtx_4090(), Err("with None: it wants Some(5)"));
+        check(
+            kernel(24, None),
+            compiled,
+            more(0),
+            &Card::rtx_4090(),
+            Err("with AsCompiled { more: 0 }: it wants None"),
+        );
+        check(kernel(24, Some(200_000)), compiled, more(0), &Card::h200(), Ok((256, 200_000)));
+        let too_much = "wants 200000 bytes of shared memory, a NVIDIA GeForce RTX 4090 has 101376";
+        check(kernel(24, Some(200_000)), compiled, more(0), &Card::rtx_4090(), Err(too_much));
     }
 
     #[test]

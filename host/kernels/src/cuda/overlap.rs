@@ -24,9 +24,9 @@ pub(super) fn overlaps(card: &Card, rows: u32, calls: &[Call]) -> impl Iterator<
 #[cfg(test)]
 mod tests {
     use super::super::args::WidenArgs;
-    use super::super::calls::tests::{ada, hopper};
     use super::super::calls::{Gemm, Launch, Shape, Shared, Threads};
     use super::*;
+    use crate::Card;
     use crate::cuda::args::Arguments;
 
     #[test]
@@ -39,8 +39,8 @@ mod tests {
         let library = || Call::Library(Gemm { shape: Shape { m: 1, n: 1, k: 1 }, x: 0, weights: 0, y: 0 });
         let calls = [kernel(), kernel(), library(), kernel(), kernel()];
         let found = |card, rows| overlaps(&card, rows, &calls).collect::<Vec<_>>();
-        assert_eq!(found(hopper(), 127), [false, true, false, false, true]);
-        assert_eq!(found(hopper(), 128), [false; 5]);
-        assert_eq!(found(ada(), 1), [false; 5]);
+        assert_eq!(found(Card::h200(), 127), [false, true, false, false, true]);
+        assert_eq!(found(Card::h200(), 128), [false; 5]);
+        assert_eq!(found(Card::rtx_4090(), 1), [false; 5]);
     }
 }

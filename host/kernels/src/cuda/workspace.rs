@@ -107,11 +107,11 @@ impl Workspace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::calls::tests::{ada, hopper};
+    use crate::Card;
 
     #[test]
     fn a_launch_has_room_for_what_it_leaves() {
-        for card in [hopper(), ada()] {
+        for card in [Card::h200(), Card::rtx_4090()] {
             let workspace = Workspace::plan(&card).at(1 << 40);
             for (kv_heads, splits) in [(8, 1), (8, 16), (40, 16), (40, 2), (2, 8)] {
                 let rows = u64::from(workspace.split_rows(kv_heads, splits));
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn parts_stand_apart() {
-        let workspace = Workspace::plan(&ada()).at(1 << 40);
+        let workspace = Workspace::plan(&Card::rtx_4090()).at(1 << 40);
         let (library, bytes) = workspace.library();
         let starts = [
             workspace.partial(),

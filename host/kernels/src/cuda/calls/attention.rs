@@ -165,7 +165,7 @@ fn grouped(heads: Heads) -> Result<(), DeviceError> {
 mod tests {
     use std::collections::HashMap;
 
-    use super::super::tests::{MEMORY, ada, hopper, launches, planned, planned_with};
+    use super::super::tests::{MEMORY, launches, planned, planned_with};
     use super::*;
     use crate::op::{Activations, KvPool, Sum};
     use crate::{Card, Layout, Op};
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn decode_launches(rows: u32, path: Path, layout: Layout) -> Vec<(&'static str, [u32; 3], AttentionArgs)> {
-        launches(&planned(&hopper(), Op::DecodeAttention(decode_op(rows, path, layout))).expect("it is launched"))
+        launches(&planned(&Card::h200(), Op::DecodeAttention(decode_op(rows, path, layout))).expect("it is launched"))
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut DecodeAttention)| {
             let mut op = decode_op(1, Path::Spread, Layout::Rows);
             change(&mut op);
-            planned(&hopper(), Op::DecodeAttention(op)).expect_err("it is refused").to_string()
+            planned(&Card::h200(), Op::DecodeAttention(op)).expect_err("it is refused").to_string()
         };
         assert!(refused(&|op| op.heads.kv = 0).contains("40 heads over 0"));
         assert!(refused(&|op| op.heads.kv = 4).contains("40 heads over 4: at most 8"));
@@ -261,15 +261,16 @@ mod tests {
         let launch = |card: &Card, tiles| {
             launches::<PrefillArgs>(&planned_with(card, op(tiles), &maps).expect("it is launched"))
         };
-        let (name, grid, arguments) = launch(&hopper(), 3)[0];
+        let (name, grid, arguments) = launch(&Card::h200(), 3)[0];
         assert_eq!((name, grid, [arguments.k_map, arguments.v_map]), ("prefill_wgmma", [120, 1, 1], some));
         assert_eq!(arguments.first_group, 3 * 10 * 8 * 2);
         assert_eq!(arguments.k_cache, MEMORY + (1 << 20) + 3 * 10 * 8 * 16 * 128 * 2);
-        assert_eq!(launch(&hopper(), 100)[0].1, [132, 1, 1]);
-        assert!(launch(&hopper(), 0).is_empty());
-        let (name, grid, _) = launches::<PrefillArgs>(&planned(&ada(), op(100)).expect("it needs no maps"))[0];
+        assert_eq!(launch(&Card::h200(), 100)[0].1, [132, 1, 1]);
+        assert!(launch(&Card::h200(), 0).is_empty());
+        let (name, grid, _) =
+            launches::<PrefillArgs>(&planned(&Card::rtx_4090(), op(100)).expect("it needs no maps"))[0];
         assert_eq!((name, grid), ("prefill_mma", [4000, 1, 1]));
-        assert!(planned(&hopper(), op(1)).is_err());
+        assert!(planned(&Card::h200(), op(1)).is_err());
     }
 
     #[test]
@@ -291,11 +292,12 @@ mod tests {
                 rows,
             })
         };
-        let (name, grid, arguments) = launches::<RopeArgs>(&planned(&ada(), op(5)).expect("it is launched"))[0];
+        let (name, grid, arguments) =
+            launches::<RopeArgs>(&planned(&Card::rtx_4090(), op(5)).expect("it is launched"))[0];
         assert_eq!((name, grid), ("rope_kv", [14, 5, 1]));
         assert_eq!((arguments.qkv, arguments.parts, arguments.splits), (0, MEMORY + 64, 2));
         assert_eq!((arguments.bias, arguments.q_norm, arguments.k_norm), (0, MEMORY + 256, MEMORY + 512));
         assert_eq!((arguments.query_scale, arguments.head_dim), (0, 64));
-        assert!(planned(&ada(), op(70_000)).is_err());
+        assert!(planned(&Card::rtx_4090(), op(70_000)).is_err());
     }
 }

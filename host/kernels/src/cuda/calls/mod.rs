@@ -189,26 +189,6 @@ pub(super) mod tests {
     use super::*;
     use crate::cuda::compiled::find;
 
-    pub(in crate::cuda) fn hopper() -> Card {
-        Card {
-            name: "H200".into(),
-            capability: (9, 0),
-            multiprocessors: 132,
-            shared_bytes: 232_448,
-            memory_bytes: 141 << 30,
-        }
-    }
-
-    pub(in crate::cuda) fn ada() -> Card {
-        Card {
-            name: "RTX 4090".into(),
-            capability: (8, 9),
-            multiprocessors: 128,
-            shared_bytes: 101_376,
-            memory_bytes: 24 << 30,
-        }
-    }
-
     /// Where the memory of tests begins.
     pub(super) const MEMORY: Pointer = 1 << 32;
 

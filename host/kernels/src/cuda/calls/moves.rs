@@ -110,8 +110,9 @@ fn row_blocks<T: bytemuck::Pod>(kernel: &'static str, blocks: u32, threads: u32,
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{MEMORY, ada, launches, planned};
+    use super::super::tests::{MEMORY, launches, planned};
     use super::*;
+    use crate::Card;
     use crate::op::{Activations, Sum};
     use crate::{Address, Layout, Op};
 
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn a_norm_has_whole_warps_for_each_row() {
         for (width, expected) in [(64, 32), (896, 128), (5120, 640), (8192, 1024), (3072, 384)] {
-            let calls = planned(&ada(), norm_op(width, None)).expect("it fits");
+            let calls = planned(&Card::rtx_4090(), norm_op(width, None)).expect("it fits");
             let [Call::Kernel(launch)] = &calls[..] else { panic!("one launch") };
             assert_eq!((launch.grid, launch.threads), ([20, 1, 1], super::super::Threads::Count(expected)));
             let (name, _, arguments) = launches::<NormArgs>(&calls)[0];
@@ -133,7 +134,7 @@ mod tests {
             assert_eq!((arguments.out_row, arguments.out_oct, arguments.wide), (8, 256, 1));
         }
         for width in [8200, 60] {
-            assert!(planned(&ada(), norm_op(width, None)).is_err(), "{width}");
+            assert!(planned(&Card::rtx_4090(), norm_op(width, None)).is_err(), "{width}");
         }
     }
 
@@ -141,7 +142,7 @@ mod tests {
     fn a_norm_adds_rows_or_parts() {
         let whole = |layout| Some(Sum::Whole(Activations { at: Address(1024), layout }));
         let added = |delta| {
-            let calls = planned(&ada(), norm_op(64, delta));
+            let calls = planned(&Card::rtx_4090(), norm_op(64, delta));
             calls.map(|calls| launches::<NormArgs>(&calls)[0].2).map(|found| (found.delta, found.parts, found.splits))
         };
         assert_eq!(added(whole(Layout::Rows)), Ok((MEMORY + 1024, 0, 1)));
@@ -161,11 +162,11 @@ mod tests {
             (Op::SiluMul(SiluMul { gate_up: at, out, rows: 32, width: 13824 }), ("silu_mul", 216)),
             (Op::SiluMul(SiluMul { gate_up: at, out, rows: 1, width: 64 }), ("silu_mul", 1)),
         ] {
-            let calls = planned(&ada(), op).expect("it fits");
+            let calls = planned(&Card::rtx_4090(), op).expect("it fits");
             let [Call::Kernel(launch)] = &calls[..] else { panic!("one launch") };
             assert_eq!((launch.kernel, launch.grid), (expected.0, [expected.1, 1, 1]));
         }
         let none = Op::Gather(Gather { from: at, indices: at, out: at, rows: 0, width: 64 });
-        assert!(planned(&ada(), none).expect("it is nothing").is_empty());
+        assert!(planned(&Card::rtx_4090(), none).expect("it is nothing").is_empty());
     }
 }

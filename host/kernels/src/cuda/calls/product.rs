@@ -154,7 +154,7 @@ fn sizes(matrix: &Matrix) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{MEMORY, ada, hopper, launches, planned};
+    use super::super::tests::{MEMORY, launches, planned};
     use super::super::{Shared, Threads};
     use super::*;
     use crate::op::Activations;
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_planned_product_can_be_launched() {
-        for card in [hopper(), ada()] {
+        for card in [Card::h200(), Card::rtx_4090()] {
             for form in [WeightForm::Nf4, WeightForm::Int8, WeightForm::Bf16] {
                 for rows in crate::product::row_counts(&card, form, 1024) {
                     for (purpose, outputs) in [(Purpose::Summed, 7168), (Purpose::Silu, 27648), (Purpose::Whole, 5120)]
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn a_kernel_is_told_of_parts_layouts_and_scales() {
-        let (plan, op) = planned_product(&hopper(), matrix(WeightForm::Nf4, 5120, 5120), 16, Purpose::Summed);
-        let calls = planned(&hopper(), Op::Product(op)).expect("it fits");
+        let (plan, op) = planned_product(&Card::h200(), matrix(WeightForm::Nf4, 5120, 5120), 16, Purpose::Summed);
+        let calls = planned(&Card::h200(), Op::Product(op)).expect("it fits");
         let [(_, _, arguments)] = launches::<ProductArgs>(&calls)[..] else { panic!("one launch") };
         assert!(plan.parts > 1);
         assert_eq!((arguments.y, arguments.y_f32), (0, MEMORY + 2048));
@@ -221,8 +221,8 @@ mod tests {
         assert_eq!((arguments.y_row, arguments.y_oct, arguments.y_wide), (5120, 8, 0));
         assert_eq!(arguments.alpha.to_bits(), (0.5f32 / 1.4367).to_bits());
 
-        let (_, op) = planned_product(&hopper(), matrix(WeightForm::Int8, 27648, 5120), 64, Purpose::Silu);
-        let calls = planned(&hopper(), Op::Product(op)).expect("it fits");
+        let (_, op) = planned_product(&Card::h200(), matrix(WeightForm::Int8, 27648, 5120), 64, Purpose::Silu);
+        let calls = planned(&Card::h200(), Op::Product(op)).expect("it fits");
         let [(_, _, arguments)] = launches::<ProductArgs>(&calls)[..] else { panic!("one launch") };
         assert_eq!((arguments.y, arguments.y_f32, arguments.splits), (MEMORY + 2048, 0, 1));
         assert_eq!((arguments.y_row, arguments.y_oct, arguments.y_wide), (8, 512, 1));
@@ -234,9 +234,9 @@ mod tests {
         let whole = |layout| Sum::Whole(Activations { at: Address(2048), layout });
         let refused = |change: &dyn Fn(&mut Product)| {
             let matrix = matrix(WeightForm::Nf4, 5120, 5120);
-            let (_, mut op) = planned_product(&hopper(), matrix, 128, Purpose::Whole);
+            let (_, mut op) = planned_product(&Card::h200(), matrix, 128, Purpose::Whole);
             change(&mut op);
-            planned(&hopper(), Op::Product(op)).expect_err("it is refused").to_string()
+            planned(&Card::h200(), Op::Product(op)).expect_err("it is refused").to_string()
         };
         let library = |op: &mut Product| op.kernel = product::Launch::Library;
         let named = |name, blocks| move |op: &mut Product| op.kernel = product::Launch::Kernel { name, blocks };
@@ -263,21 +263,21 @@ mod tests {
             |form, scales| Op::Dequantize(Dequantize { matrix: matrix(form, 5120, 640), scales, out: Address(4096) });
         let op = |form| exactly(form, BlockScales::Own);
         for (form, kernel) in [(WeightForm::Nf4, "dequant_nf4"), (WeightForm::Int8, "dequant_int8")] {
-            let calls = planned(&ada(), op(form)).expect("it is quantised");
+            let calls = planned(&Card::rtx_4090(), op(form)).expect("it is quantised");
             let [(name, grid, arguments)] = launches::<DequantArgs>(&calls)[..] else { panic!("one launch") };
             assert_eq!((name, grid, arguments.factor), (kernel, [1024, 1, 1], 0.5));
         }
         let f32s = BlockScales::F32(Address(256));
-        let calls = planned(&ada(), exactly(WeightForm::Nf4, f32s)).expect("it is quantised");
+        let calls = planned(&Card::rtx_4090(), exactly(WeightForm::Nf4, f32s)).expect("it is quantised");
         let [(name, _, arguments)] = launches::<DequantArgs>(&calls)[..] else { panic!("one launch") };
         assert_eq!((name, arguments.factor), ("dequant_nf4_f32", 1.0));
         let [codes, map, groups, first_blocks] = [256, 512, 2048, 4096].map(Address);
         let nested = BlockScales::Nested(NestedScales { codes, map, groups, first_blocks });
-        let calls = planned(&ada(), exactly(WeightForm::Nf4, nested)).expect("it is quantised");
+        let calls = planned(&Card::rtx_4090(), exactly(WeightForm::Nf4, nested)).expect("it is quantised");
         let [(name, _, arguments)] = launches::<DequantNestedArgs>(&calls)[..] else { panic!("one launch") };
         assert_eq!((name, arguments.n, arguments.k), ("dequant_nf4_nested", 5120, 640));
         assert_eq!(arguments.map - arguments.scale_codes, 256);
-        assert!(planned(&ada(), op(WeightForm::Bf16)).is_err());
-        assert!(planned(&ada(), exactly(WeightForm::Int8, f32s)).is_err());
+        assert!(planned(&Card::rtx_4090(), op(WeightForm::Bf16)).is_err());
+        assert!(planned(&Card::rtx_4090(), exactly(WeightForm::Int8, f32s)).is_err());
     }
 }

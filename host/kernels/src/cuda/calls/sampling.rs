@@ -77,8 +77,9 @@ fn part(vocab: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{MEMORY, ada, hopper, launches, planned};
+    use super::super::tests::{MEMORY, launches, planned};
     use super::*;
+    use crate::Card;
     use crate::Op;
 
     fn op(rows: u32, vocab: u32, stride: u32) -> Op {
@@ -106,7 +107,7 @@ mod tests {
             assert_eq!(part(vocab), expected);
             assert!(part(vocab) * CLUSTER >= vocab);
         }
-        let calls = planned(&hopper(), op(256, 151_936, 152_064)).expect("it is launched");
+        let calls = planned(&Card::h200(), op(256, 151_936, 152_064)).expect("it is launched");
         let [Call::Kernel(launch)] = &calls[..] else { panic!("one launch") };
         assert_eq!((launch.kernel, launch.grid), ("sample_cluster", [2048, 1, 1]));
         assert_eq!(launch.shared, Shared::AsCompiled { more: 4 * 18_992 });
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn without_clusters_rows_are_cut_by_the_scratch() {
-        let calls = planned(&ada(), op(256, 151_936, 152_064)).expect("it is launched");
+        let calls = planned(&Card::rtx_4090(), op(256, 151_936, 152_064)).expect("it is launched");
         let found = launches::<SampleArgs>(&calls);
         assert_eq!(found.iter().map(|(_, grid, _)| grid[0]).collect::<Vec<_>>(), [110, 110, 36]);
         let (name, _, last) = found[2];
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn strange_vocabularies_are_refused() {
         for (vocab, stride) in [(9, 9), (17, 16), (0, 8), (1 << 30, 1 << 30)] {
-            let refused = planned(&ada(), op(1, vocab, stride)).is_err();
+            let refused = planned(&Card::rtx_4090(), op(1, vocab, stride)).is_err();
             assert!(refused, "{vocab} of {stride}");
         }
     }

@@ -3,7 +3,7 @@
 use sluice_checkpoint::{ModelFiles, Quantization};
 use sluice_kernels::Card;
 
-use super::{QUANTIZATIONS, ada, hopper, on, on_cpu, options, qwen, qwen2, random};
+use super::{QUANTIZATIONS, on, on_cpu, options, qwen, qwen2, random};
 use crate::embedded;
 use crate::gpu::HostDevice;
 use crate::gpu::agreement::{Agreement, Script};
@@ -32,7 +32,7 @@ const MIXED: &[(usize, &[usize])] = &[(40, &[33]), (9, &[4, 4]), (70, &[1, 1, 60
 #[test]
 fn the_embedded_model() {
     for quantization in QUANTIZATIONS {
-        for card in [hopper(), ada()] {
+        for card in [Card::h200(), Card::rtx_4090()] {
             check(&embedded(), 2048, card, quantization, MIXED);
         }
     }
@@ -43,7 +43,7 @@ fn the_embedded_model() {
 fn as_many_rows_as_there_are_kernels_for() {
     for rows in [1, 2, 7, 9, 17, 40, 100, 130, 270] {
         let quantization = QUANTIZATIONS[rows % 3];
-        let card = if rows % 2 == 0 { hopper() } else { ada() };
+        let card = if rows % 2 == 0 { Card::h200() } else { Card::rtx_4090() };
         check(&embedded(), 2048, card, quantization, &vec![(3, &[1][..]); rows]);
     }
 }
@@ -52,7 +52,7 @@ fn as_many_rows_as_there_are_kernels_for() {
 fn biases_and_a_vocabulary_that_fills_no_tile() {
     let (_folder, files) = random(&qwen2());
     for quantization in QUANTIZATIONS {
-        check(&files, 1003, hopper(), quantization, MIXED);
+        check(&files, 1003, Card::h200(), quantization, MIXED);
     }
 }
 
@@ -61,8 +61,8 @@ fn biases_and_a_vocabulary_that_fills_no_tile() {
 fn long_contexts() {
     let (_folder, files) = random(&qwen2());
     let long: &[(usize, &[usize])] = &[(1100, &[300, 300, 300, 198]), (30, &[29])];
-    check(&files, 1003, hopper(), Quantization::Nf4, long);
-    check(&files, 1003, ada(), Quantization::Int8, long);
+    check(&files, 1003, Card::h200(), Quantization::Nf4, long);
+    check(&files, 1003, Card::rtx_4090(), Quantization::Int8, long);
 }
 
 /// Positions are stretched by the prompt's length, and queries scaled by their position.
@@ -71,6 +71,6 @@ fn the_first_series_beyond_its_native_context() {
     let (_folder, files) = random(&qwen());
     let long: &[(usize, &[usize])] = &[(150, &[140]), (70, &[30, 35]), (20, &[19])];
     for quantization in QUANTIZATIONS {
-        check(&files, 512, hopper(), quantization, long);
+        check(&files, 512, Card::h200(), quantization, long);
     }
 }

@@ -3,9 +3,9 @@
 use half::bf16;
 use sluice_checkpoint::{Quantization, Silent, StoredMatrix, Weights};
 use sluice_kernels::op::{BlockScales, Dequantize};
-use sluice_kernels::{Arena, Device, Op, Region, Submission, Work};
+use sluice_kernels::{Arena, Card, Device, Op, Region, Submission, Work};
 
-use super::{hopper, options, qwen2, random};
+use super::{options, qwen2, random};
 use crate::blueprint::{Blueprint, Projection};
 use crate::embedded;
 use crate::gpu::HostDevice;
@@ -54,7 +54,7 @@ fn check(files: &ModelFiles, quantization: Quantization, scales: fn(&BlockScales
     let mut arena = Arena::default();
     let mut places = ModelWeights::place(&mut arena, &blueprint, &shape, &held.collect::<Vec<_>>());
     let out = arena.take(1 << 22);
-    let mut device = HostDevice::new(hopper()).poisoned();
+    let mut device = HostDevice::new(Card::h200()).poisoned();
     device.reserve(arena.used(), 16, 1 << 22, 1).unwrap();
     let mut loader = Loader { weights: &weights, shape: &shape, device: &mut device };
     loader.model(&blueprint, &mut places).unwrap();

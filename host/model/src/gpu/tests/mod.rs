@@ -10,7 +10,6 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sluice_checkpoint::{LoadFormat, LoadOptions, ModelFiles, Quantization, Silent};
 use sluice_core::{Clock, Nanos};
-use sluice_kernels::Card;
 use tempfile::TempDir;
 
 use crate::gpu::{GpuExecutor, GpuModel, HostDevice};
@@ -23,18 +22,6 @@ impl Clock for Stopped {
     fn now(&self) -> Nanos {
         0
     }
-}
-
-fn hopper() -> Card {
-    card((9, 0), 132, 227 << 10)
-}
-
-fn ada() -> Card {
-    card((8, 9), 128, 99 << 10)
-}
-
-fn card(capability: (u32, u32), multiprocessors: u32, shared_bytes: u32) -> Card {
-    Card { name: "none".to_owned(), capability, multiprocessors, shared_bytes, memory_bytes: 1 << 30 }
 }
 
 /// Random weights of this configuration; they are there as long as the folder is.

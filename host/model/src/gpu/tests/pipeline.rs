@@ -5,8 +5,9 @@ use sluice_core::{
     Batch, BlockId, Draw, Executor, RequestId, Row, Sampled, SampledToken, SamplingParams, Score, Scored, StepOutput,
     TokenSource,
 };
+use sluice_kernels::Card;
 
-use super::{hopper, on, on_cpu, options};
+use super::{on, on_cpu, options};
 use crate::embedded;
 use crate::gpu::{GpuExecutor, HostDevice};
 use crate::step::StepLimits;
@@ -106,8 +107,8 @@ fn generate(executor: &mut dyn Executor, depth: usize) -> Vec<Vec<SampledToken>>
 
 #[test]
 fn two_steps_in_flight_draw_what_one_draws() {
-    let one = generate(&mut executor(HostDevice::new(hopper())), 1);
-    let two = generate(&mut executor(HostDevice::new(hopper()).lagging(3)), 2);
+    let one = generate(&mut executor(HostDevice::new(Card::h200())), 1);
+    let two = generate(&mut executor(HostDevice::new(Card::h200()).lagging(3)), 2);
     assert_eq!(one, two);
     assert!(one[1].iter().all(|token| token.top.len() == 3 && token.logprob.is_some()));
     assert!(one[2].iter().all(|token| token.token != 9 && token.logprob.is_none()));
@@ -118,7 +119,7 @@ fn two_steps_in_flight_draw_what_one_draws() {
 fn draws_follow_the_rules_of_the_cpu() {
     let files = embedded();
     let mut cpu = on_cpu(&files, options(&files, Quantization::None), LIMITS);
-    let (cpu, gpu) = (generate(&mut cpu, 1), generate(&mut executor(HostDevice::new(hopper())), 2));
+    let (cpu, gpu) = (generate(&mut cpu, 1), generate(&mut executor(HostDevice::new(Card::h200())), 2));
     for (sequence, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
         let same = cpu.iter().zip(gpu).take_while(|(cpu, gpu)| cpu.token == gpu.token).count();
         eprintln!("sequence {sequence}: {same} of {NEW_TOKENS} tokens are the same");
@@ -129,12 +130,12 @@ fn draws_follow_the_rules_of_the_cpu() {
 /// What was counted draw by draw is what is counted at once where nothing was.
 #[test]
 fn a_sequence_that_comes_back_is_counted_again() {
-    let (mut kept, mut known) = (executor(HostDevice::new(hopper())), PROMPTS[2].to_vec());
+    let (mut kept, mut known) = (executor(HostDevice::new(Card::h200())), PROMPTS[2].to_vec());
     for place in 0..NEW_TOKENS {
         // Computed from the beginning, as after a preemption.
         let mut batch = Batch::default();
         add(&mut batch, 2, &known, 0);
-        let drawn = [&mut kept, &mut executor(HostDevice::new(hopper()))].map(|executor| {
+        let drawn = [&mut kept, &mut executor(HostDevice::new(Card::h200()))].map(|executor| {
             executor.submit(&batch, 0).unwrap();
             tokens(collect(executor)).remove(0).token
         });
@@ -162,7 +163,7 @@ fn prompts_are_scored_in_groups_and_beside_draws() {
         }
     };
     let cpu = score(&mut on_cpu(&files, options(&files, Quantization::None), LIMITS));
-    let gpu = score(&mut executor(HostDevice::new(hopper())));
+    let gpu = score(&mut executor(HostDevice::new(Card::h200())));
     assert_eq!((cpu.len(), gpu.len()), (20, 20));
     for (cpu, gpu) in cpu.iter().zip(&gpu) {
         assert_eq!((cpu.token, cpu.top.len()), (gpu.token, gpu.top.len()));
@@ -172,7 +173,7 @@ fn prompts_are_scored_in_groups_and_beside_draws() {
 
 #[test]
 fn what_the_engine_must_not_ask_for_is_refused_and_the_next_step_is_computed() {
-    let mut executor = executor(HostDevice::new(hopper()));
+    let mut executor = executor(HostDevice::new(Card::h200()));
     let mut batch = Batch::default();
     add(&mut batch, 0, PROMPTS[0], 0);
     batch.tokens[1] = TokenSource::PreviousStep;

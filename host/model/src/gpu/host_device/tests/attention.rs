@@ -1,10 +1,11 @@
 //! Attention over pages that lie anywhere, with poison wherever no token is.
 
 use proptest::prelude::*;
+use sluice_kernels::Card;
 use sluice_kernels::attention::{Path, Run, starts, tiles};
 use sluice_kernels::op::{DecodeAttention, Heads, KvPool, LayerCache, Op, PrefillAttention};
 
-use super::{DIM, Rig, assert_close, hopper, noise};
+use super::{DIM, Rig, assert_close, noise};
 
 const BLOCKS: usize = 64;
 const STRIDE: usize = 20;
@@ -128,7 +129,7 @@ proptest! {
         to_wide: bool,
         seed in 0u64..1000,
     ) {
-        let mut rig = Rig::new(hopper());
+        let mut rig = Rig::new(Card::h200());
         let cached = fill(&mut rig, heads, &lengths, seed);
         let width = heads.queries as usize * DIM;
         let queries = noise(seed + 99, lengths.len() * width);
@@ -151,7 +152,7 @@ proptest! {
         gap in 0usize..3,
         seed in 0u64..1000,
     ) {
-        let mut rig = Rig::new(hopper());
+        let mut rig = Rig::new(Card::h200());
         let lengths: Vec<usize> = runs.iter().map(|(start, count)| start + count).collect();
         let cached = fill(&mut rig, heads, &lengths, seed);
         let width = heads.queries as usize * DIM;
@@ -194,7 +195,7 @@ proptest! {
 
 #[test]
 fn a_row_that_is_no_number_spoils_no_other() {
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let heads = Heads { queries: 2, kv: 1 };
     let cached = fill(&mut rig, heads, &[20, 0, 33], 1);
     let mut queries = noise(7, 3 * 2 * DIM);

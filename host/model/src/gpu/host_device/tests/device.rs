@@ -1,9 +1,9 @@
 //! Steps in flight: in order, each with its own inputs and results.
 
 use sluice_kernels::op::{Gather, Op};
-use sluice_kernels::{Address, Copy, Device, DeviceError, GraphId, Region, Submission, Work};
+use sluice_kernels::{Address, Card, Copy, Device, DeviceError, GraphId, Region, Submission, Work};
 
-use super::{HostDevice, hopper};
+use super::HostDevice;
 
 const WIDTH: usize = 8;
 
@@ -39,7 +39,7 @@ fn poll(device: &mut HostDevice) -> Option<(u16, i32)> {
 
 #[test]
 fn steps_are_done_in_order_once_each_and_no_more_than_depth_are_in_flight() {
-    let mut device = device(HostDevice::new(hopper()), 2);
+    let mut device = device(HostDevice::new(Card::h200()), 2);
     let graph = device.record(&[gather()]).unwrap();
     assert_eq!(poll(&mut device), None);
     for round in 0..3 {
@@ -55,7 +55,7 @@ fn steps_are_done_in_order_once_each_and_no_more_than_depth_are_in_flight() {
 
 #[test]
 fn a_lagging_step_is_done_when_it_was_asked_for_or_waited_for() {
-    let mut device = device(HostDevice::new(hopper()).lagging(2), 2);
+    let mut device = device(HostDevice::new(Card::h200()).lagging(2), 2);
     submit(&mut device, 1, Work::Ops(&[gather()])).unwrap();
     submit(&mut device, 2, Work::Ops(&[gather()])).unwrap();
     assert_eq!([poll(&mut device), poll(&mut device), poll(&mut device)], [None, None, Some((8, 1))]);
@@ -67,11 +67,12 @@ fn a_lagging_step_is_done_when_it_was_asked_for_or_waited_for() {
 
 #[test]
 fn memory_is_zeros_unless_it_is_poisoned() {
-    let mut plain = HostDevice::new(hopper());
-    assert_eq!(plain.free_bytes(), Ok(1 << 30));
+    let mut plain = HostDevice::new(Card::h200());
+    let all = plain.card().memory_bytes;
+    assert_eq!(plain.free_bytes(), Ok(all));
     plain.reserve(1024, 64, 32, 1).unwrap();
-    assert_eq!(plain.free_bytes(), Ok((1 << 30) - 1024));
-    let mut poisoned = HostDevice::new(hopper()).poisoned();
+    assert_eq!(plain.free_bytes(), Ok(all - 1024));
+    let mut poisoned = HostDevice::new(Card::h200()).poisoned();
     poisoned.reserve(1024, 64, 32, 1).unwrap();
     for (mut device, expected) in [(plain, 0u32), (poisoned, 0x7fff_7fff)] {
         let results = [Region { at: OUT, bytes: 4 }];
@@ -82,7 +83,7 @@ fn memory_is_zeros_unless_it_is_poisoned() {
 
 #[test]
 fn poisoned_staging_is_poisoned_anew_for_each_step() {
-    let mut device = device(HostDevice::new(hopper()).poisoned(), 1);
+    let mut device = device(HostDevice::new(Card::h200()).poisoned(), 1);
     for step in 0..2 {
         assert!(device.staging().chunks(2).all(|pair| pair == [0xff, 0x7f]), "step {step}");
         submit(&mut device, 1, Work::Ops(&[gather()])).unwrap();
@@ -92,7 +93,7 @@ fn poisoned_staging_is_poisoned_anew_for_each_step() {
 
 #[test]
 fn runs_are_copied_at_their_pitch() {
-    let mut device = device(HostDevice::new(hopper()), 1);
+    let mut device = device(HostDevice::new(Card::h200()), 1);
     device.staging().iter_mut().enumerate().for_each(|(index, byte)| *byte = index as u8);
     let copy = Copy { from: 3, to: OUT, bytes: 2, runs: 3, pitch: 5 };
     let results = [Region { at: OUT, bytes: 16 }];
@@ -104,7 +105,7 @@ fn runs_are_copied_at_their_pitch() {
 #[test]
 fn what_leads_outside_is_refused() {
     let check = |copies: &[Copy], work: Work<'_>, results: &[Region], expected: &str| {
-        let mut device = device(HostDevice::new(hopper()), 1);
+        let mut device = device(HostDevice::new(Card::h200()), 1);
         let refused = device.submit(&Submission { copies, work, results }).unwrap_err();
         assert!(refused.0.contains(expected), "{refused}");
         assert!(device.poll().unwrap().is_none(), "what was refused is not in flight");
@@ -128,11 +129,11 @@ fn what_leads_outside_is_refused() {
         &[],
         "operation 1 of a step, gather: `out`",
     );
-    let mut device = device(HostDevice::new(hopper()), 1);
+    let mut device = device(HostDevice::new(Card::h200()), 1);
     assert!(device.upload(Address(1000), &[0; 25]).unwrap_err().0.contains("upload"));
     assert!(device.reserve(1, 1, 1, 1).is_err(), "twice");
-    let mut small = HostDevice::new(hopper());
-    assert!(small.reserve((1 << 30) + 1, 0, 0, 1).unwrap_err().0.contains("do not fit"));
+    let mut small = HostDevice::new(Card::h200());
+    assert!(small.reserve(small.card().memory_bytes + 1, 0, 0, 1).unwrap_err().0.contains("do not fit"));
     assert!(small.submit(&Submission { copies: &[], work: Work::Ops(&[]), results: &[] }).is_err(), "before reserving");
     assert!(small.staging().is_empty());
 }

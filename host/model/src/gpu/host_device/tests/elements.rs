@@ -1,10 +1,11 @@
 //! What stands between products and attention: norms, rotation, gates, rows that move.
 
 use proptest::prelude::*;
+use sluice_kernels::Card;
 use sluice_kernels::Layout;
 use sluice_kernels::op::{Embed, Gather, Heads, KvPool, LayerCache, Norm, Op, Rope, SiluMul, Sum, Widen};
 
-use super::{DIM, Rig, assert_close, hopper, noise, rounded};
+use super::{DIM, Rig, assert_close, noise, rounded};
 
 /// x / sqrt(mean(x²) + eps) · weight
 fn normalized(x: &[f64], weight: &[f32], width: usize) -> Vec<f64> {
@@ -25,7 +26,7 @@ enum Delta {
 }
 
 fn check_norm(rows: usize, width: usize, given: Delta, to_wide: bool, seed: u64) {
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let (mut hidden, weight) = (noise(seed, rows * width), noise(seed + 1, width));
     let (hidden_at, weight_at) = (rig.put_bf16(&hidden), rig.put_bf16(&weight));
     let mut add = |delta: &[f32]| hidden.iter_mut().zip(delta).for_each(|(h, d)| *h = rounded(*h + d));
@@ -80,7 +81,7 @@ fn padded(seed: u64, count: usize, head_dim: usize) -> Vec<f32> {
 
 fn check_rope(slots: &[i32], features: Features, seed: u64) {
     let (rows, width, dim) = (slots.len(), HEADS.qkv_width() as usize, features.head_dim);
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let halves = [padded(seed, rows * width, dim), padded(seed + 1, rows * width, dim)];
     let mut qkv: Vec<f64> = wide(&halves[0]);
     let given = if features.parts {
@@ -192,7 +193,7 @@ proptest! {
     #[test]
     fn gates_are_those_of_f64(rows in 1usize..9, octs in 1usize..30, to_wide: bool, seed in 0u64..1000) {
         let width = if to_wide { 64 * octs.div_ceil(8) } else { 8 * octs };
-        let mut rig = Rig::new(hopper());
+        let mut rig = Rig::new(Card::h200());
         let numbers: Vec<f32> = noise(seed, rows * 2 * width).iter().map(|number| rounded(number * 8.0)).collect();
         let gate_up = rig.put_bf16(&numbers);
         let out = if to_wide { rig.room_for_wide(16, width) } else { rig.room_for_rows(rows * width) };
@@ -206,7 +207,7 @@ proptest! {
 
 #[test]
 fn rows_are_copied_bit_by_bit() {
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let table: Vec<u16> = (0..7 * 64).map(|bits| bits * 131).collect();
     let rows_of = |rows: &[usize]| rows.iter().flat_map(|row| table[row * 64..][..64].to_vec()).collect::<Vec<_>>();
     let at = rig.put(&table);

@@ -7,20 +7,20 @@ use sluice_kernels::op::{
 };
 use sluice_kernels::product::Launch;
 use sluice_kernels::sampling::{CountSpan, SampleResult, SampleRow, TOP};
-use sluice_kernels::{Address, Layout, Matrix, WeightForm};
+use sluice_kernels::{Address, Card, Layout, Matrix, WeightForm};
 
-use super::{DIM, Rig, hopper, noise};
+use super::{DIM, Rig, noise};
 
 /// What a test expects to be told, and what it does to an operation before.
 type Spoiled<'a, T> = (&'a str, fn(&mut T, &mut Rig));
 
 /// An operation as it should be is computed; spoiled in one way each, it is refused.
 fn check<T>(wrap: fn(T) -> Op, make: fn(&mut Rig) -> T, faults: &[Spoiled<'_, T>]) {
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let op = make(&mut rig);
     rig.run(wrap(op)).unwrap();
     for (expected, spoil) in faults {
-        let mut rig = Rig::new(hopper());
+        let mut rig = Rig::new(Card::h200());
         let mut op = make(&mut rig);
         spoil(&mut op, &mut rig);
         match rig.run(wrap(op)) {

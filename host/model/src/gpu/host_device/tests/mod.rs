@@ -16,16 +16,6 @@ use super::HostDevice;
 
 const DIM: usize = HEAD_DIM as usize;
 
-fn hopper() -> Card {
-    let name = "a Hopper".to_owned();
-    Card { name, capability: (9, 0), multiprocessors: 132, shared_bytes: 232_448, memory_bytes: 1 << 30 }
-}
-
-fn ada() -> Card {
-    let name = "an Ada".to_owned();
-    Card { name, capability: (8, 9), multiprocessors: 128, shared_bytes: 101_376, memory_bytes: 1 << 30 }
-}
-
 /// A device with what a test has put into its memory.
 struct Rig {
     device: HostDevice,

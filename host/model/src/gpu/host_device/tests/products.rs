@@ -6,7 +6,7 @@ use sluice_kernels::op::{Activations, BlockScales, Dequantize, Op, Product, Sum,
 use sluice_kernels::product::{Plan, Purpose, padded_rows, plan};
 use sluice_kernels::{Address, Card, Layout, Matrix, WeightForm, pack};
 
-use super::{Rig, ada, assert_close, hopper, noise, rounded};
+use super::{Rig, assert_close, noise, rounded};
 
 /// A matrix in the device's memory, and what its weights are.
 struct Stored {
@@ -123,7 +123,7 @@ proptest! {
         purpose in prop::sample::select(&[Purpose::Whole, Purpose::Summed, Purpose::Silu][..]),
         seed in 0u64..1000,
     ) {
-        let card = if is_hopper { hopper() } else { ada() };
+        let card = if is_hopper { Card::h200() } else { Card::rtx_4090() };
         check(card, form, (rows, 16 * tiles.0, 64 * tiles.1), purpose, seed);
     }
 
@@ -134,7 +134,7 @@ proptest! {
         seed in 0u64..1000,
     ) {
         let (outputs, inputs) = (16 * tiles.0, 64 * tiles.1);
-        let mut rig = Rig::new(hopper());
+        let mut rig = Rig::new(Card::h200());
         let Stored { matrix, weights } = store(&mut rig, form, outputs, inputs, seed);
         let out = rig.room::<u16>(weights.len());
         rig.run(Op::Dequantize(Dequantize { matrix, scales: BlockScales::Own, out })).unwrap();
@@ -145,7 +145,7 @@ proptest! {
 
 #[test]
 fn rows_and_the_wide_layout_give_the_same_bits() {
-    let (card, rows, inputs) = (hopper(), 32, 256);
+    let (card, rows, inputs) = (Card::h200(), 32, 256);
     let mut rig = Rig::new(card.clone());
     let stored = store(&mut rig, WeightForm::Nf4, 64, inputs, 5);
     let plan = plan(&card, WeightForm::Nf4, 64, inputs as u32, rows, Purpose::Whole);
@@ -161,11 +161,11 @@ fn rows_and_the_wide_layout_give_the_same_bits() {
 
 #[test]
 fn a_row_that_is_no_number_spoils_no_other() {
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let stored = store(&mut rig, WeightForm::Bf16, 32, 128, 8);
     let mut x = noise(9, 3 * 128);
     x[128..256].fill(f32::NAN);
-    let kernel = plan(&hopper(), WeightForm::Bf16, 32, 128, 3, Purpose::Whole).launch;
+    let kernel = plan(&Card::h200(), WeightForm::Bf16, 32, 128, 3, Purpose::Whole).launch;
     let (x_at, y) = (rig.put_rows(&x), rig.room_for_rows(3 * 32));
     let product = Product { matrix: stored.matrix, kernel, silu: false, x: x_at, y: Sum::Whole(y), rows: 3 };
     rig.run(Op::Product(product)).unwrap();

@@ -3,12 +3,13 @@
 use proptest::prelude::*;
 use sluice_core::{SampledToken, SamplingParams};
 use sluice_kernels::Address;
+use sluice_kernels::Card;
 use sluice_kernels::op::{Count, Op, Sample};
 use sluice_kernels::sampling::{
     ALL_FORBIDDEN, CountSpan, DRAWN, IN_PROMPT, NOT_A_NUMBER, SampleResult, SampleRow, TOP,
 };
 
-use super::{Rig, hopper, noise, rounded};
+use super::{Rig, noise, rounded};
 use crate::logprobs::score;
 use crate::sampling::{Drawing, Sampler};
 
@@ -161,7 +162,7 @@ fn random_logits(seed: u64, rows: usize) -> Vec<f32> {
 proptest! {
     #[test]
     fn draws_are_the_samplers(asks in prop::collection::vec(ask(), 1..=SLOTS), seed in 0u64..1000) {
-        let mut rig = Rig::new(hopper());
+        let mut rig = Rig::new(Card::h200());
         let logits = random_logits(seed, asks.len());
         let step = step(&mut rig, &logits, &asks, |_, _| {});
         for (row, (ask, logits)) in asks.iter().zip(logits.chunks(VOCAB)).enumerate() {
@@ -175,7 +176,7 @@ proptest! {
 
 #[test]
 fn a_given_token_is_scored_and_not_counted() {
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let penalising = SamplingParams { presence_penalty: 2.0, logprobs: Some(7), ..SamplingParams::greedy() };
     let asks = [Ask { params: penalising, answer: vec![3, 3], forbidden: vec![5], ..plain() }, plain()];
     let logits = random_logits(3, 2);
@@ -194,7 +195,7 @@ fn a_given_token_is_scored_and_not_counted() {
 
 #[test]
 fn what_cannot_be_drawn_says_why_and_spoils_no_other_row() {
-    let mut rig = Rig::new(hopper());
+    let mut rig = Rig::new(Card::h200());
     let all: Vec<u32> = (0..VOCAB as u32).collect();
     let asks = [plain(), Ask { forbidden: all, ..plain() }, plain()];
     let mut logits = random_logits(4, 3);
