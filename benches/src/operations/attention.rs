@@ -17,6 +17,9 @@ const SHORT_LENGTHS: [u32; 5] = [17, 0, 1, 16, 40];
 /// Rows on either side of where another way to cut the work is chosen.
 const ROWS: [u32; 13] = [1, 2, 3, 7, 8, 16, 17, 32, 63, 64, 128, 200, 256];
 
+/// The same where contexts are long.
+const LONG_ROWS: [u32; 6] = [1, 2, 3, 7, 8, 32];
+
 /// Full blocks, which sequences share.
 const SHARED: u32 = 64;
 
@@ -28,18 +31,18 @@ const fn heads(queries: u32, kv: u32) -> Heads {
 const HEADS: [Heads; 5] = [heads(40, 8), heads(14, 2), heads(4, 4), heads(8, 1), heads(5, 1)];
 
 pub(super) fn subjects(full: bool) -> Vec<Subject> {
-    let rows: &[u32] = if full { &ROWS } else { &[1, 3, 16, 64] };
-    let lengths: &[&[u32]] = if full { &[&LENGTHS, &LONG_LENGTHS] } else { &[&SHORT_LENGTHS] };
-    let prefills = if full { &HEADS[..] } else { &HEADS[3..] };
+    let (rows, long_rows): (&[u32], &[u32]) = if full { (&ROWS, &LONG_ROWS) } else { (&[1, 3, 16, 64], &[]) };
+    let lengths: &'static [u32] = if full { &LENGTHS } else { &SHORT_LENGTHS };
     let of_heads = |heads: Heads| {
-        let sizes =
-            rows.iter().flat_map(move |rows| lengths.iter().map(move |lengths| (heads, *rows, lengths.to_vec())));
+        let long = long_rows.iter().map(move |rows| (heads, *rows, &LONG_LENGTHS[..]));
+        let sizes = rows.iter().map(move |rows| (heads, *rows, lengths)).chain(long);
         let name = format!("decode-attention {}/{}", heads.queries, heads.kv);
-        Subject::new(name, sizes, |case, (heads, rows, lengths)| decode(case, heads, rows, &lengths))
+        Subject::new(name, sizes, |case, (heads, rows, lengths)| decode(case, heads, rows, lengths))
     };
     let decodes = if full { &HEADS[..] } else { &HEADS[2..4] };
-    let prefill = move |case: &mut Case, heads| prefill(case, heads, full);
     let mut subjects: Vec<Subject> = decodes.iter().map(|heads| of_heads(*heads)).collect();
+    let prefills = if full { &HEADS[..] } else { &HEADS[3..] };
+    let prefill = move |case: &mut Case, heads| prefill(case, heads, full);
     subjects.push(Subject::new("prefill-attention", prefills.iter().copied(), prefill));
     subjects
 }

@@ -31,12 +31,10 @@ pub struct Subject {
     make: Box<dyn Fn(&mut Case)>,
 }
 
-/// Bytes of a device's memory that the largest case takes, and the largest of those that need no card.
+/// Bytes of a device's memory that the largest case takes.
 pub const MEMORY: u64 = 2 << 30;
-pub const LITTLE_MEMORY: u64 = 128 << 20;
 
-/// Of all shapes that matter on a card, which is hours of work for two cores and less than a minute for sixteen; or a
-/// few small ones of each operation.
+/// Of all shapes that matter on a card; or a few small ones of each operation, for the host alone.
 pub fn subjects(card: &Card, full: bool) -> Vec<Subject> {
     let all = [
         moves::subjects(full),

@@ -16,7 +16,7 @@ const ADDED: [u32; 4] = [0, 1, 2, 5];
 pub(super) fn subjects(full: bool) -> Vec<Subject> {
     let widths = if full { &WIDTHS[..] } else { &WIDTHS[..2] };
     let layouts = [(1, Layout::Rows), (37, Layout::Rows), (16, Layout::Wide { rows: 16 })];
-    let more = [(300, Layout::Rows), (128, Layout::Wide { rows: 128 }), (256, Layout::Wide { rows: 256 })];
+    let more = [(130, Layout::Rows), (256, Layout::Wide { rows: 256 })];
     let layouts = layouts.into_iter().chain(if full { &more[..] } else { &[] }.iter().copied());
     let ragged = [200, 2056].map(|width| (width, 5, Layout::Rows));
     let sizes = widths.iter().flat_map(|width| layouts.clone().map(move |(rows, layout)| (*width, rows, layout)));

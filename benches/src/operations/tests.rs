@@ -5,17 +5,10 @@ use sluice_kernels::sampling::SampleResult;
 use sluice_kernels::{Address, Card, Device, DeviceError, Finished, GraphId, Layout, Op, Region, Submission, Work};
 use sluice_model::gpu::HostDevice;
 
-use super::{Checker, Finding, LITTLE_MEMORY, subjects};
+use super::{Checker, Finding, subjects};
 
-fn hopper() -> Card {
-    let name = "a Hopper".to_owned();
-    Card { name, capability: (9, 0), multiprocessors: 132, shared_bytes: 232_448, memory_bytes: 1 << 30 }
-}
-
-fn ada() -> Card {
-    let name = "an Ada".to_owned();
-    Card { name, capability: (8, 9), multiprocessors: 128, shared_bytes: 101_376, memory_bytes: 1 << 30 }
-}
+/// Of a device, in bytes: no more than small cases take.
+const MEMORY: u64 = 32 << 20;
 
 /// What goes wrong with the output of an operation.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -157,7 +150,7 @@ impl Device for Faulty {
 
 /// With random numbers that are others in each run, unless a seed is given.
 fn findings(device: impl Device, card: &Card, words: &[&str], seed: u64) -> Vec<Finding> {
-    let mut checker = Checker::new(device, HostDevice::new(card.clone()), LITTLE_MEMORY).unwrap();
+    let mut checker = Checker::new(device, HostDevice::new(card.clone()), MEMORY).unwrap();
     let meant = subjects(card, false).into_iter().filter(|subject| subject.is_meant(words));
     let findings: Vec<_> = meant.flat_map(|subject| checker.run(&subject.case(card, seed)).unwrap()).collect();
     assert!(!findings.is_empty(), "{words:?}");
@@ -171,7 +164,7 @@ fn fresh_seed() -> u64 {
 
 #[test]
 fn a_device_agrees_with_itself_on_every_operation() {
-    for card in [hopper(), ada()] {
+    for card in [Card::h200(), Card::rtx_4090()] {
         let seed = fresh_seed();
         for Finding { name, outcome } in findings(HostDevice::new(card.clone()), &card, &[], seed) {
             assert!(outcome.is_ok(), "{name}, seed {seed}: {outcome:?}");
@@ -182,7 +175,7 @@ fn a_device_agrees_with_itself_on_every_operation() {
 /// All checks of a subject, and the whole memory's.
 #[test]
 fn whatever_is_wrong_is_found() {
-    let card = hopper();
+    let card = Card::h200();
     let names: Vec<String> = subjects(&card, false).iter().map(|subject| subject.name().to_owned()).collect();
     for (name, wrong) in
         names.iter().flat_map(|name| [Wrong::Bit, Wrong::Behind, Wrong::Row].map(|wrong| (name, wrong)))
@@ -204,7 +197,7 @@ fn whatever_is_wrong_is_found() {
 
 #[test]
 fn a_seed_gives_the_same_numbers_and_another_gives_others() {
-    let card = hopper();
+    let card = Card::h200();
     for subject in subjects(&card, false) {
         let bytes = |seed| subject.case(&card, seed).image.bytes().to_vec();
         assert!(bytes(3) == bytes(3), "{}", subject.name());
@@ -214,8 +207,8 @@ fn a_seed_gives_the_same_numbers_and_another_gives_others() {
 
 #[test]
 fn what_a_device_refuses_is_a_finding() {
-    let (hopper, ada) = (hopper(), ada());
-    let mut checker = Checker::new(HostDevice::new(ada), HostDevice::new(hopper.clone()), LITTLE_MEMORY).unwrap();
+    let (hopper, ada) = (Card::h200(), Card::rtx_4090());
+    let mut checker = Checker::new(HostDevice::new(ada), HostDevice::new(hopper.clone()), MEMORY).unwrap();
     // Kernels of another card.
     let subject = subjects(&hopper, false).into_iter().find(|subject| subject.is_meant(&["product", "nf4"])).unwrap();
     let found = checker.run(&subject.case(&hopper, 1)).unwrap();
