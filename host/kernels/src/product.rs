@@ -106,7 +106,7 @@ pub fn plan(card: &Card, form: WeightForm, outputs: u32, inputs: u32, rows: u32,
     }
     let quantized = form != WeightForm::Bf16;
     if quantized && card.has_wgmma() && WIDE.contains(&rows) && inputs.is_multiple_of(2 * TILE.1) {
-        return wide(card, form, outputs, rows, purpose);
+        return wide(card, form, (outputs, inputs), rows, purpose);
     }
     if quantized && !card.has_wgmma() && MMA.contains(&rows) {
         return mma(card, form, rows, purpose);
@@ -172,7 +172,7 @@ fn few_rows_kernel(card: &Card, form: WeightForm, k_blocks: u32, purpose: Purpos
     )
 }
 
-fn wide(card: &Card, form: WeightForm, outputs: u32, rows: u32, purpose: Purpose) -> Plan {
+fn wide(card: &Card, form: WeightForm, (outputs, inputs): (u32, u32), rows: u32, purpose: Purpose) -> Plan {
     let silu = purpose == Purpose::Silu;
     // Fewer warpgroups where fewer outputs are to be shared out.
     let two = rows == 128 && !silu && outputs < 6144;
@@ -209,7 +209,8 @@ fn wide(card: &Card, form: WeightForm, outputs: u32, rows: u32, purpose: Purpose
     let groups = (outputs / TILE.0).div_ceil(4 * warpgroups);
     // As many parts as there are multiprocessors for. From 128 rows on, writing them costs what they save.
     let summed = purpose == Purpose::Summed && rows <= 64;
-    let parts = if summed { (card.multiprocessors / groups).max(1) } else { 1 };
+    // A part of no inputs would not be written, and whoever adds it up would read what was there before.
+    let parts = if summed { (card.multiprocessors / groups).min(inputs / (2 * TILE.1)).max(1) } else { 1 };
     let blocks = if parts > 1 { groups * parts } else { card.multiprocessors };
     let launch = Launch::Kernel { name, blocks };
     Plan { launch, input: Layout::Wide { rows }, parts, dequantize: false, separate_silu: false }
@@ -232,4 +233,21 @@ fn mma(card: &Card, form: WeightForm, rows: u32, purpose: Purpose) -> Plan {
     };
     let launch = Launch::Kernel { name, blocks: card.multiprocessors };
     Plan { launch, input: Layout::Rows, parts: 1, dequantize: false, separate_silu: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_has_inputs() {
+        for (form, rows) in
+            [WeightForm::Nf4, WeightForm::Int8].into_iter().flat_map(|form| WIDE.map(|rows| (form, rows)))
+        {
+            for (outputs, inputs) in [(1024, 128), (1024, 256), (256, 768), (7168, 5120), (5120, 13_824)] {
+                let plan = plan(&Card::h200(), form, outputs, inputs, rows, Purpose::Summed);
+                assert!((1..=inputs / (2 * TILE.1)).contains(&plan.parts), "{outputs} by {inputs}: {plan:?}");
+            }
+        }
+    }
 }
