@@ -104,7 +104,7 @@ fn compile(nvcc: &Path, name: &str, out: &Path) -> Result<Vec<Compiled>, String>
     let kept = out.join(name);
     fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     let mut command = Command::new(nvcc);
-    command.args(["--fatbin", "-O3", "-std=c++17", "--disable-warnings"]).args(TARGETS);
+    command.args(["--fatbin", "-O3", "-std=c++17", "--disable-warnings", "-DPROGRAM"]).args(TARGETS);
     command.arg("--keep").arg("--keep-dir").arg(&kept);
     command.arg(format!("cuda/{name}.cu")).arg("-o").arg(out.join(format!("{name}.fatbin")));
     let output = command.output().map_err(|error| format!("{}: {error}", nvcc.display()))?;

@@ -1,5 +1,5 @@
 // Everything that the host loads. Each of these becomes a fat binary of its own (build.rs): they compile side by side, and
-// only what changed compiles again.
+// only what changed compiles again. They are compiled with PROGRAM, which leaves out what only the benches launch.
 #include "product_rows.cu"
 #include "product_wide.cu"
 #include "product_mma.cu"

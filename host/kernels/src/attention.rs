@@ -118,7 +118,7 @@ mod tests {
         for (rows, long) in (0..300).flat_map(|rows| [(rows, false), (rows, true)]) {
             match Path::choose(rows, long) {
                 Path::Split { warps, splits } => {
-                    assert!(matches!(warps, 4 | 6 | 12) && (1..=Path::MOST_SPLITS).contains(&splits));
+                    assert!(matches!(warps, 6 | 12) && (1..=Path::MOST_SPLITS).contains(&splits));
                 }
                 Path::Spread => assert!(rows >= 8),
             }

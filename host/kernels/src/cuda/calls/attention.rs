@@ -72,7 +72,6 @@ fn decode_rows(op: &DecodeAttention, first: u32, rows: u32, site: Site<'_>) -> R
     let (kernel, grid) = match op.path {
         Path::Split { warps: 12, splits } => ("decode_attention_12", [splits, op.heads.kv, rows]),
         Path::Split { warps: 6, splits } => ("decode_attention_6", [splits, op.heads.kv, rows]),
-        Path::Split { warps: 4, splits } => ("decode_attention", [splits, op.heads.kv, rows]),
         Path::Split { warps, .. } => return Err(refuse(format!("no decode attention has {warps} warps"))),
         Path::Spread => ("decode_attention_spread", [SPREAD_BLOCKS * site.card.multiprocessors, 1, 1]),
     };
@@ -223,7 +222,7 @@ mod tests {
         check(600, Path::Spread, Layout::Rows, &[256, 256, 88]);
         check(3, Path::Split { warps: 12, splits: 16 }, Layout::Rows, &[3]);
         check(100, Path::Split { warps: 6, splits: 16 }, Layout::Rows, &[63, 37]);
-        check(300, Path::Split { warps: 4, splits: 1 }, Layout::Rows, &[256, 44]);
+        check(300, Path::Split { warps: 6, splits: 1 }, Layout::Rows, &[256, 44]);
     }
 
     #[test]
@@ -237,7 +236,7 @@ mod tests {
         assert!(refused(&|op| op.heads.kv = 4).contains("40 heads over 4: at most 8"));
         assert!(refused(&|op| op.heads.kv = 7).contains("40 heads over 7"));
         assert!(refused(&|op| op.path = Path::Split { warps: 5, splits: 1 }).contains("5 warps"));
-        assert!(refused(&|op| op.path = Path::Split { warps: 4, splits: 0 }).contains("splits: 0"));
+        assert!(refused(&|op| op.path = Path::Split { warps: 6, splits: 0 }).contains("splits: 0"));
     }
 
     #[test]
