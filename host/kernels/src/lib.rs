@@ -14,6 +14,7 @@ mod matrix;
 pub mod op;
 pub mod pack;
 pub mod product;
+mod product_kernel;
 pub mod sampling;
 
 pub use address::{Address, Arena, Region};
@@ -22,3 +23,4 @@ pub use device::{Copy, Device, DeviceError, Finished, GraphId, Submission, Work}
 pub use layout::{Layout, wide_index};
 pub use matrix::{Matrix, TILE, WeightForm};
 pub use op::Op;
+pub use product_kernel::{Misfit, ProductKernel, ProductKind};

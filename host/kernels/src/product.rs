@@ -1,7 +1,8 @@
 //! Which kernel computes a product of so many rows, and what that means for those before and after it.
 
 use crate::matrix::TILE;
-use crate::{Card, Layout, WeightForm};
+use crate::product_kernel::{FEW_ROWS, TILES_PER_BLOCK};
+use crate::{Card, Layout, ProductKernel, ProductKind, WeightForm};
 
 /// A kernel and its grid.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -39,43 +40,32 @@ pub struct Plan {
     pub separate_silu: bool,
 }
 
-/// Rows up to here are computed by the kernels that read weights and do little else.
-const FEW: u32 = 8;
-
-/// What the wide products have kernels for.
-const WIDE: [u32; 5] = [16, 32, 64, 128, 256];
-
-/// What the products by mma.sync have kernels for; beyond, weights are dequantised.
-const MMA: [u32; 3] = [16, 32, 64];
-
 /// Rows up to here are recorded.
 pub const MOST_RECORDED: u32 = 256;
 
 /// A kernel of few rows: blocks per multiprocessor, and 64ths of the inputs that its warps hold at once.
+#[derive(Clone, Copy)]
 struct FewRows {
     name: &'static str,
     per_sm: u32,
     pass: u32,
 }
 
-const fn few(name: &'static str, per_sm: u32, pass: u32) -> FewRows {
-    FewRows { name, per_sm, pass }
-}
+/// Parts that the kernels of few rows are fastest with, where their sum is taken by whoever reads it.
+const FEW_PARTS: u32 = 2;
 
-/// A block adds up so many row tiles at most, where it goes over the inputs more than once.
-const TILES_PER_BLOCK: u32 = 16;
+/// Up to here, writing parts costs less than what it saves a wide product.
+const MOST_PARTED_ROWS: u32 = 64;
+
+/// Below, a wide product of many rows is shared out better by blocks of fewer warps.
+const MANY_OUTPUTS: u32 = 6144;
 
 /// The rows that are computed for this many, with weights of this form: what is beyond is padding.
 pub fn padded_rows(card: &Card, form: WeightForm, rows: u32) -> u32 {
-    let kernels: &[u32] = match form {
-        WeightForm::Bf16 => &[],
-        _ if card.has_wgmma() => &WIDE,
-        _ => &MMA,
-    };
-    if rows <= FEW {
+    if rows <= FEW_ROWS {
         return rows.max(1);
     }
-    if let Some(rows) = kernels.iter().copied().find(|most| rows <= *most) {
+    if let Some(rows) = ProductKernel::of(card, form).map(ProductKernel::most_rows).filter(|most| rows <= *most).min() {
         return rows;
     }
     // A plan of the library's for every number of rows would be too many of them.
@@ -101,23 +91,49 @@ pub fn row_counts(card: &Card, form: WeightForm, most: u32) -> Vec<u32> {
 
 /// For `rows` as [`padded_rows`] gives them.
 pub fn plan(card: &Card, form: WeightForm, outputs: u32, inputs: u32, rows: u32, purpose: Purpose) -> Plan {
-    if rows <= FEW {
-        return few_rows(card, form, outputs, inputs, purpose);
+    let silu = purpose == Purpose::Silu;
+    let kernels = ProductKernel::of(card, form).filter(|kernel| kernel.silu == silu);
+    let kernels = kernels.filter(|kernel| inputs.is_multiple_of(kernel.unit()));
+    if rows <= FEW_ROWS {
+        return few_rows(card, kernels.filter_map(FewRows::of), (form, outputs, inputs), purpose);
     }
-    let quantized = form != WeightForm::Bf16;
-    if quantized && card.has_wgmma() && WIDE.contains(&rows) && inputs.is_multiple_of(2 * TILE.1) {
-        return wide(card, form, (outputs, inputs), rows, purpose);
+    let mut fitting = kernels.filter(|kernel| kernel.most_rows() == rows);
+    // Where there are several, the one of the fewest warps stands last.
+    match if outputs < MANY_OUTPUTS { fitting.last() } else { fitting.next() } {
+        Some(kernel) => many_rows(card, kernel, outputs, inputs, purpose),
+        None => library(form, purpose),
     }
-    if quantized && !card.has_wgmma() && MMA.contains(&rows) {
-        return mma(card, form, rows, purpose);
-    }
-    let separate_silu = purpose == Purpose::Silu;
-    Plan { launch: Launch::Library, input: Layout::Rows, parts: 1, dequantize: quantized, separate_silu }
 }
 
-fn few_rows(card: &Card, form: WeightForm, outputs: u32, inputs: u32, purpose: Purpose) -> Plan {
+fn library(form: WeightForm, purpose: Purpose) -> Plan {
+    let (dequantize, separate_silu) = (form != WeightForm::Bf16, purpose == Purpose::Silu);
+    Plan { launch: Launch::Library, input: Layout::Rows, parts: 1, dequantize, separate_silu }
+}
+
+impl FewRows {
+    fn of(kernel: &ProductKernel) -> Option<Self> {
+        match kernel.kind {
+            ProductKind::Few { per_sm, held, .. } => {
+                Some(Self { name: kernel.name, per_sm, pass: kernel.warps * held })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The fastest on a Hopper are those whose warps hold a part's inputs exactly: then no branch stands between their loads.
+fn few_rows(
+    card: &Card,
+    mut kernels: impl Iterator<Item = FewRows> + Clone,
+    (form, outputs, inputs): (WeightForm, u32, u32),
+    purpose: Purpose,
+) -> Plan {
     let (tiles, k_blocks) = (outputs / TILE.0, inputs / TILE.1);
-    let (kernel, parts) = few_rows_kernel(card, form, k_blocks, purpose);
+    let parted = purpose == Purpose::Summed && form != WeightForm::Bf16 && card.has_wgmma() && k_blocks >= FEW_PARTS;
+    let parts = if parted { FEW_PARTS } else { 1 };
+    let exact = |kernel: &FewRows| k_blocks.is_multiple_of(parts * kernel.pass);
+    let chosen = kernels.clone().find(exact).or_else(|| kernels.next());
+    let Some(kernel) = chosen else { return library(form, purpose) };
     let blocks = card.multiprocessors * kernel.per_sm;
     let one_pass = k_blocks.div_ceil(parts) <= kernel.pass;
     let blocks = if one_pass { blocks } else { blocks.max(tiles.div_ceil(TILES_PER_BLOCK) * parts) };
@@ -130,109 +146,21 @@ fn few_rows(card: &Card, form: WeightForm, outputs: u32, inputs: u32, purpose: P
     }
 }
 
-/// The fastest on a Hopper are those whose warps hold a part's inputs exactly: then no branch stands between their loads.
-fn few_rows_kernel(card: &Card, form: WeightForm, k_blocks: u32, purpose: Purpose) -> (FewRows, u32) {
-    let silu = purpose == Purpose::Silu;
-    if !card.has_wgmma() {
-        let kernel = match (form, silu) {
-            (WeightForm::Nf4, false) => few("nf4_m8_small", 1, 24),
-            (WeightForm::Nf4, true) => few("nf4_m8_small_silu", 1, 24),
-            (WeightForm::Int8, false) => few("int8_m8_small", 1, 48),
-            (WeightForm::Int8, true) => few("int8_m8_small_silu", 1, 48),
-            (WeightForm::Bf16, false) => few("bf16_m8_small", 1, 32),
-            (WeightForm::Bf16, true) => few("bf16_m8_small_silu", 1, 32),
-        };
-        return (kernel, 1);
-    }
-    let candidates = match (form, silu) {
-        (WeightForm::Bf16, false) => return (few("bf16_m8_k5w16a1", 1, 80), 1),
-        (WeightForm::Bf16, true) => return (few("bf16_m8_silu", 1, 80), 1),
-        (WeightForm::Nf4, true) => return (few("nf4_m8_silu_k5w8a1", 2, 40), 1),
-        (WeightForm::Int8, true) => return (few("int8_m8_silu", 1, 80), 1),
-        (WeightForm::Nf4, false) => {
-            [few("nf4_m8_k5w8a1", 2, 40), few("nf4_m8_k9w12a2", 1, 108), few("nf4_m8_k5w16a2", 1, 80)]
+fn many_rows(card: &Card, kernel: &ProductKernel, outputs: u32, inputs: u32, purpose: Purpose) -> Plan {
+    let (input, most_parts) = match kernel.kind {
+        // A part of no inputs would not be written, and whoever adds it up would read what was there before.
+        ProductKind::Wide { rows } if purpose == Purpose::Summed && rows <= MOST_PARTED_ROWS => {
+            (Layout::Wide { rows }, kernel.most_parts(inputs))
         }
-        (WeightForm::Int8, false) => {
-            [few("int8_m8_k5w8a1", 2, 40), few("int8_m8_k9w12a1", 1, 108), few("int8_m8_k5w16a1", 1, 80)]
-        }
+        ProductKind::Wide { rows } => (Layout::Wide { rows }, 1),
+        ProductKind::Few { .. } | ProductKind::Mma { .. } => (Layout::Rows, 1),
     };
-    let parts = if purpose == Purpose::Summed && k_blocks >= 2 { 2 } else { 1 };
-    let exact = |kernel: &FewRows| k_blocks.is_multiple_of(parts * kernel.pass);
-    let chosen = candidates.iter().position(exact).unwrap_or(0);
-    let [first, second, third] = candidates;
-    (
-        if chosen == 0 {
-            first
-        } else if chosen == 1 {
-            second
-        } else {
-            third
-        },
-        parts,
-    )
-}
-
-fn wide(card: &Card, form: WeightForm, (outputs, inputs): (u32, u32), rows: u32, purpose: Purpose) -> Plan {
-    let silu = purpose == Purpose::Silu;
-    // Fewer warpgroups where fewer outputs are to be shared out.
-    let two = rows == 128 && !silu && outputs < 6144;
-    let name = match (form, rows, silu) {
-        (WeightForm::Nf4, 16, false) => "nf4_wide16",
-        (WeightForm::Nf4, 16, true) => "nf4_wide16_silu",
-        (WeightForm::Nf4, 32, false) => "nf4_wide32",
-        (WeightForm::Nf4, 32, true) => "nf4_wide32_silu",
-        (WeightForm::Nf4, 64, false) => "nf4_wide64",
-        (WeightForm::Nf4, 64, true) => "nf4_wide64_silu",
-        (WeightForm::Nf4, 128, false) if two => "nf4_wide128_2",
-        (WeightForm::Nf4, 128, false) => "nf4_wide128",
-        (WeightForm::Nf4, 128, true) => "nf4_wide128_silu",
-        (WeightForm::Nf4, _, false) => "nf4_wide256",
-        (WeightForm::Nf4, _, true) => "nf4_wide256_silu",
-        (_, 16, false) => "int8_wide16",
-        (_, 16, true) => "int8_wide16_silu",
-        (_, 32, false) => "int8_wide32",
-        (_, 32, true) => "int8_wide32_silu",
-        (_, 64, false) => "int8_wide64",
-        (_, 64, true) => "int8_wide64_silu",
-        (_, 128, false) if two => "int8_wide128_2",
-        (_, 128, false) => "int8_wide128",
-        (_, 128, true) => "int8_wide128_silu",
-        (_, _, false) => "int8_wide256",
-        (_, _, true) => "int8_wide256_silu",
-    };
-    let warpgroups = match (form, rows) {
-        (_, 256) => 2,
-        (_, 128) if two => 2,
-        (_, 128) | (WeightForm::Int8, 64) => 3,
-        _ => 4,
-    };
-    let groups = (outputs / TILE.0).div_ceil(4 * warpgroups);
-    // As many parts as there are multiprocessors for. From 128 rows on, writing them costs what they save.
-    let summed = purpose == Purpose::Summed && rows <= 64;
-    // A part of no inputs would not be written, and whoever adds it up would read what was there before.
-    let parts = if summed { (card.multiprocessors / groups).min(inputs / (2 * TILE.1)).max(1) } else { 1 };
+    // As many parts as there are multiprocessors for.
+    let groups = kernel.row_groups(outputs).max(1);
+    let parts = (card.multiprocessors / groups).clamp(1, most_parts);
     let blocks = if parts > 1 { groups * parts } else { card.multiprocessors };
-    let launch = Launch::Kernel { name, blocks };
-    Plan { launch, input: Layout::Wide { rows }, parts, dequantize: false, separate_silu: false }
-}
-
-fn mma(card: &Card, form: WeightForm, rows: u32, purpose: Purpose) -> Plan {
-    let name = match (form, rows, purpose == Purpose::Silu) {
-        (WeightForm::Nf4, 16, false) => "nf4_mma16",
-        (WeightForm::Nf4, 16, true) => "nf4_mma16_silu",
-        (WeightForm::Nf4, 32, false) => "nf4_mma32",
-        (WeightForm::Nf4, 32, true) => "nf4_mma32_silu",
-        (WeightForm::Nf4, _, false) => "nf4_mma64",
-        (WeightForm::Nf4, _, true) => "nf4_mma64_silu",
-        (_, 16, false) => "int8_mma16",
-        (_, 16, true) => "int8_mma16_silu",
-        (_, 32, false) => "int8_mma32",
-        (_, 32, true) => "int8_mma32_silu",
-        (_, _, false) => "int8_mma64",
-        (_, _, true) => "int8_mma64_silu",
-    };
-    let launch = Launch::Kernel { name, blocks: card.multiprocessors };
-    Plan { launch, input: Layout::Rows, parts: 1, dequantize: false, separate_silu: false }
+    let launch = Launch::Kernel { name: kernel.name, blocks };
+    Plan { launch, input, parts, dequantize: false, separate_silu: false }
 }
 
 #[cfg(test)]
@@ -241,13 +169,42 @@ mod tests {
 
     #[test]
     fn every_part_has_inputs() {
-        for (form, rows) in
-            [WeightForm::Nf4, WeightForm::Int8].into_iter().flat_map(|form| WIDE.map(|rows| (form, rows)))
-        {
-            for (outputs, inputs) in [(1024, 128), (1024, 256), (256, 768), (7168, 5120), (5120, 13_824)] {
-                let plan = plan(&Card::h200(), form, outputs, inputs, rows, Purpose::Summed);
-                assert!((1..=inputs / (2 * TILE.1)).contains(&plan.parts), "{outputs} by {inputs}: {plan:?}");
+        for (card, form) in [Card::h200(), Card::rtx_4090()].iter().flat_map(|card| FORMS.map(|form| (card, form))) {
+            for rows in row_counts(card, form, MOST_RECORDED) {
+                for (outputs, inputs) in
+                    [(16, 64), (1024, 64), (1024, 128), (1024, 256), (256, 768), (7168, 5120), (5120, 13_824)]
+                {
+                    let plan = plan(card, form, outputs, inputs, rows, Purpose::Summed);
+                    let Launch::Kernel { name, .. } = plan.launch else { continue };
+                    let most = ProductKernel::named(name).expect("it is listed").most_parts(inputs);
+                    assert!((1..=most).contains(&plan.parts), "{outputs} by {inputs}: {plan:?}");
+                }
             }
         }
+    }
+
+    const FORMS: [WeightForm; 3] = [WeightForm::Nf4, WeightForm::Int8, WeightForm::Bf16];
+
+    /// As they were measured.
+    #[test]
+    fn the_products_of_a_14b_are_computed_by_the_kernels_that_were_fastest() {
+        let check = |form, (outputs, inputs), rows, purpose, expected: (&str, u32, u32)| {
+            let plan = plan(&Card::h200(), form, outputs, inputs, rows, purpose);
+            let Launch::Kernel { name, blocks } = plan.launch else { panic!("{plan:?}") };
+            assert_eq!((name, blocks, plan.parts), expected);
+        };
+        let (qkv, o, gate_up, down) = ((7168, 5120), (5120, 5120), (27_648, 5120), (5120, 13_824));
+        use Purpose::{Silu, Summed};
+        use WeightForm::{Bf16, Int8, Nf4};
+        check(Nf4, qkv, 1, Summed, ("nf4_m8_k5w8a1", 264, 2));
+        check(Nf4, gate_up, 8, Silu, ("nf4_m8_silu_k5w8a1", 264, 1));
+        check(Nf4, down, 8, Summed, ("nf4_m8_k9w12a2", 132, 2));
+        check(Int8, down, 1, Summed, ("int8_m8_k9w12a1", 132, 2));
+        check(Bf16, o, 1, Summed, ("bf16_m8_k5w16a1", 132, 1));
+        check(Nf4, o, 16, Summed, ("nf4_wide16", 120, 6));
+        check(Int8, o, 64, Summed, ("int8_wide64", 108, 4));
+        check(Nf4, o, 128, Summed, ("nf4_wide128_2", 132, 1));
+        check(Nf4, qkv, 128, Summed, ("nf4_wide128", 132, 1));
+        check(Int8, gate_up, 256, Silu, ("int8_wide256_silu", 132, 1));
     }
 }

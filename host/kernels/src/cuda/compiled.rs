@@ -77,6 +77,7 @@ mod tests {
     use super::*;
     use crate::Card;
     use crate::cuda::args::{Arguments, WidenArgs};
+    use crate::product_kernel::KERNELS;
 
     fn launch(threads: Threads, shared: Shared) -> Launch {
         let arguments = Arguments::of(&WidenArgs { from: 0, out: 0, rows: 0, width: 0 });
@@ -118,6 +119,17 @@ mod tests {
         check(kernel(24, Some(200_000)), compiled, more(0), &Card::h200(), Ok((256, 200_000)));
         let too_much = "wants 200000 bytes of shared memory, a NVIDIA GeForce RTX 4090 has 101376";
         check(kernel(24, Some(200_000)), compiled, more(0), &Card::rtx_4090(), Err(too_much));
+    }
+
+    /// What products are planned by is what their kernels were compiled for.
+    #[test]
+    fn blocks_of_products_have_the_warps_that_are_counted_on() {
+        for kernel in &KERNELS {
+            let (_, compiled) = find(kernel.name).expect("it is compiled");
+            assert_eq!(compiled.threads, Some(32 * kernel.warps), "{}", kernel.name);
+        }
+        let products = FATBINS.iter().filter(|fatbin| fatbin.name.starts_with("product_"));
+        assert_eq!(products.map(|fatbin| fatbin.kernels.len()).sum::<usize>(), KERNELS.len());
     }
 
     #[test]

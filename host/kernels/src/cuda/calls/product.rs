@@ -4,13 +4,10 @@ use super::{Call, Gemm, Launch, Shape, Site, is_wide, refuse, require};
 use crate::cuda::args::{DequantArgs, DequantNestedArgs, ProductArgs};
 use crate::cuda::workspace::COUNTERS;
 use crate::op::{BlockScales, Dequantize, NestedScales, Product, Sum};
-use crate::{DeviceError, Layout, Matrix, TILE, WeightForm, product};
+use crate::{DeviceError, Layout, Matrix, ProductKernel, ProductKind, TILE, WeightForm, product};
 
 /// What the kernels' table of NF4 values is multiplied by, so that bf16 takes least from them: NF4_TABLE_FACTOR.
 const NF4_TABLE_FACTOR: f32 = 1.4367;
-
-/// Rows that the kernels of few rows take.
-const FEW: u32 = 8;
 
 /// Row tiles that the blocks of a wide product may count together, beyond those that are there.
 const GROUP_TILES: u32 = 32;
@@ -76,23 +73,14 @@ fn kernel(op: &Product, name: &'static str, blocks: u32, site: Site<'_>) -> Resu
 
 /// Whether the kernel may be launched so: what it does not check itself.
 fn fits(op: &Product, name: &str, blocks: u32, site: Site<'_>) -> Result<(), DeviceError> {
-    let few = name.contains("_m8");
-    require(!few || op.rows <= FEW, || format!("{name} computes at most {FEW} rows, not {}", op.rows))?;
-    if let Layout::Wide { rows } = op.x.layout {
-        require(rows == op.rows, || format!("{name}: {} rows of activations for {rows}", op.rows))?;
+    let kernel = ProductKernel::named(name).ok_or_else(|| refuse(format!("no product is computed by {name}")))?;
+    kernel.check(op, blocks, site.card).map_err(|misfit| refuse(format!("product: {misfit}")))?;
+    if let (ProductKind::Few { .. }, _) | (_, Sum::Parts { .. }) = (kernel.kind, op.y) {
+        return Ok(());
     }
-    match op.y {
-        Sum::Parts { count, .. } => {
-            let shared_out = count > 1 && blocks.is_multiple_of(count);
-            require(shared_out, || format!("{name}: {count} parts by {blocks} blocks"))
-        }
-        Sum::Whole(_) if few => Ok(()),
-        // These leave sums to each other.
-        Sum::Whole(_) => {
-            let room = blocks <= site.card.multiprocessors && op.matrix.outputs / TILE.0 + GROUP_TILES <= COUNTERS;
-            require(room, || format!("{name}: no room for what {blocks} blocks leave of {}", sizes(&op.matrix)))
-        }
-    }
+    // The others leave sums to each other.
+    let room = blocks <= site.card.multiprocessors && op.matrix.outputs / TILE.0 + GROUP_TILES <= COUNTERS;
+    require(room, || format!("{name}: no room for what {blocks} blocks leave of {}", sizes(&op.matrix)))
 }
 
 fn alpha(matrix: &Matrix) -> f32 {
@@ -209,6 +197,29 @@ mod tests {
         }
     }
 
+    /// Small ones too, of which there may be fewer inputs than multiprocessors could add up.
+    #[test]
+    fn planned_products_of_any_size_can_be_launched() {
+        for (card, purpose) in [Card::h200(), Card::rtx_4090()]
+            .iter()
+            .flat_map(|card| [Purpose::Summed, Purpose::Silu, Purpose::Whole].map(|purpose| (card, purpose)))
+        {
+            for form in [WeightForm::Nf4, WeightForm::Int8, WeightForm::Bf16] {
+                for rows in crate::product::row_counts(card, form, 256) {
+                    for (outputs, inputs) in (256..=1152)
+                        .step_by(128)
+                        .chain([16, 48, 16_384])
+                        .flat_map(|outputs| (64..=1280).step_by(64).map(move |inputs| (outputs, inputs)))
+                    {
+                        let (plan, op) = planned_product(card, matrix(form, outputs, inputs), rows, purpose);
+                        let planned = planned(card, Op::Product(op));
+                        assert!(planned.is_ok(), "{rows} rows, {outputs} by {inputs}, {plan:?}: {planned:?}");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_kernel_is_told_of_parts_layouts_and_scales() {
         let (plan, op) = planned_product(&Card::h200(), matrix(WeightForm::Nf4, 5120, 5120), 16, Purpose::Summed);
@@ -240,12 +251,28 @@ mod tests {
         };
         let library = |op: &mut Product| op.kernel = product::Launch::Library;
         let named = |name, blocks| move |op: &mut Product| op.kernel = product::Launch::Kernel { name, blocks };
+        let parts = |count, blocks| {
+            move |op: &mut Product| {
+                op.y = Sum::Parts { at: Address(0), count, stride: 1 };
+                op.kernel = product::Launch::Kernel { name: "nf4_wide128_2", blocks };
+            }
+        };
         assert!(refused(&library).starts_with("cuBLASLt computes bf16"));
-        assert!(refused(&named("nf4_m8_small", 132)).starts_with("nf4_m8_small computes at most 8 rows"));
+        assert!(refused(&named("nf4_m8_k5w8a1", 132)).contains("`kernel` is ProductKernel"));
+        assert!(refused(&named("int8_wide128_2", 132)).contains("not for 128 rows of Nf4"));
+        assert!(refused(&named("nf4_mma64", 132)).contains("on NVIDIA H200"));
+        assert!(refused(&named("nf4_wide128_3", 132)).contains("no product is computed by nf4_wide128_3"));
         assert!(refused(&named("nf4_wide128", 133)).contains("no room for what 133 blocks leave"));
-        assert!(refused(&|op| op.rows = 100).contains("100 rows of activations for 128"));
+        assert!(refused(&named("nf4_wide128", 0)).contains("by 0 blocks"));
+        assert!(refused(&|op| op.rows = 100).contains("not for 100 rows"));
+        assert!(
+            refused(&|op| op.x.layout = Layout::Wide { rows: 64 }).contains("`x` is laid out as Wide { rows: 64 }")
+        );
         assert!(refused(&|op| op.matrix.inputs = 5121).contains("not whole tiles"));
-        assert!(refused(&|op| op.y = Sum::Parts { at: Address(0), count: 5, stride: 1 }).contains("5 parts by 132"));
+        assert!(refused(&|op| op.matrix.inputs = 5120 + 64).contains("reads 128 inputs at a time"));
+        assert!(refused(&parts(5, 132)).contains("132 blocks, which do not share out 5120 by 5120 in 5 parts"));
+        assert!(refused(&parts(41, 40 * 41)).contains("`y` has 41 parts"));
+        assert!(refused(&parts(1, 132)).contains("`y` has 1 parts"));
         assert!(
             refused(&|op| {
                 library(op);
