@@ -183,13 +183,13 @@ impl Device for CudaDevice {
         Ok(GraphId(self.recorded.len() - 1))
     }
 
-    /// Empty where all steps are in flight.
     /// Finds kernels and algorithms. As in `record`, what products write is overwritten.
     fn warm_up(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
         self.context.enter()?;
         self.prepare(ops).map(drop)
     }
 
+    /// Empty where all steps are in flight.
     fn staging(&mut self) -> &mut [u8] {
         match self.slots.next() {
             Some(slot) => slot.staging.bytes_mut(),
