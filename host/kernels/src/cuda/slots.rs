@@ -32,7 +32,9 @@ impl Slots {
                 used: 0,
                 start: Event::new()?,
                 end: Event::new()?,
-                done: Event::new()?,
+                // The next step is queued by then, so that waking up late costs the card nothing; a thread that asks all
+                // the time would cost a core for each replica.
+                done: Event::blocking()?,
             })
         };
         Ok(Self { slots: (0..depth).map(slot).collect::<Result<_, DeviceError>>()?, first: 0, in_flight: 0 })

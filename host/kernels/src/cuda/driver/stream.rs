@@ -153,9 +153,18 @@ impl Drop for Stream {
 }
 
 impl Event {
+    /// One that is waited for in a loop, if it is waited for.
     pub(in crate::cuda) fn new() -> Result<Self, DeviceError> {
+        Self::with_flags(CUevent_flags::CU_EVENT_DEFAULT as u32)
+    }
+
+    /// One that a thread sleeps for, and whose time is not taken.
+    pub(in crate::cuda) fn blocking() -> Result<Self, DeviceError> {
+        Self::with_flags(CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32 | CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
+    }
+
+    fn with_flags(flags: u32) -> Result<Self, DeviceError> {
         let mut handle: CUevent = ptr::null_mut();
-        let flags = CUevent_flags::CU_EVENT_DEFAULT as u32;
         // SAFETY: it writes one handle, which is given back in `drop`.
         check("cuEventCreate", unsafe { sys::cuEventCreate(&mut handle, flags) })?;
         Ok(Self { handle })
