@@ -10,6 +10,9 @@ pub const HEAD_DIM: u32 = 128;
 
 pub const BLOCK_TOKENS: u32 = 16;
 
+/// Rows that an operation may have: turning queries and keys has them in a dimension of a launch that goes no further.
+pub const MOST_ROWS: u32 = 65_535;
+
 /// One launch, or two where a card wants it so. Counts are of what is computed, padding included.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {

@@ -3,9 +3,11 @@
 use half::f16;
 use rayon::prelude::*;
 
+use crate::TILE;
+
 /// Of a tile.
-const ROWS: usize = 16;
-const INPUTS: usize = 64;
+const ROWS: usize = TILE.0 as usize;
+const INPUTS: usize = TILE.1 as usize;
 
 /// Lanes of a warp.
 const LANES: usize = 32;

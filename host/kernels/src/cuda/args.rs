@@ -111,6 +111,9 @@ pub(super) struct AttentionArgs {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub(super) struct TensorMap(pub(super) [u64; 16]);
 
+/// Tokens of a group in a tensor map: what a swizzle goes over.
+pub(super) const MAP_TOKENS: u32 = 8;
+
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct PrefillArgs {

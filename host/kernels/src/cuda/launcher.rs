@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 
-use super::args::TensorMap;
+use super::args::{MAP_TOKENS, TensorMap};
 use super::bounds;
 use super::calls::{self, Call, Site};
 use super::driver::{DeviceMemory, Stream, tensor_map};
@@ -15,9 +15,6 @@ use crate::{Address, Card, DeviceError, Op};
 
 /// Set to 1, every operation is waited for, recorded ones too, so that an error names the kernel that made it.
 const SYNCHRONOUS: &str = "SLUICE_CUDA_SYNC";
-
-/// Tokens that stand together in a tensor map.
-const MAP_TOKENS: u64 = 8;
 
 pub(super) struct Launcher {
     /// Of caches that a kernel has read so.
@@ -96,7 +93,7 @@ impl Launcher {
             return Ok(());
         }
         let heads = u64::from(pool.layers) * u64::from(pool.blocks) * u64::from(pool.kv_heads);
-        let groups = heads * (u64::from(BLOCK_TOKENS) / MAP_TOKENS);
+        let groups = heads * u64::from(BLOCK_TOKENS / MAP_TOKENS);
         let map = |address: Address| tensor_map(memory + address.0, groups);
         self.maps.insert(pool, [map(pool.keys)?, map(pool.values)?]);
         Ok(())

@@ -2,11 +2,14 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::{Call, Launch, MOST_GRID, Site, is_wide, refuse, require};
+use super::{Call, Launch, Site, is_wide, refuse, require};
 use crate::attention::Path;
-use crate::cuda::args::{AttentionArgs, PrefillArgs, RopeArgs, TensorMap};
-use crate::op::{BLOCK_TOKENS, DecodeAttention, HEAD_DIM, Heads, LayerCache, PrefillAttention, Rope};
+use crate::cuda::args::{AttentionArgs, MAP_TOKENS, PrefillArgs, RopeArgs, TensorMap};
+use crate::op::{BLOCK_TOKENS, DecodeAttention, HEAD_DIM, Heads, LayerCache, MOST_ROWS, PrefillAttention, Rope};
 use crate::{Address, DeviceError};
+
+/// The second size of a grid, which heads of keys are in as well as rows, goes up to here.
+const MOST_GRID: u32 = MOST_ROWS;
 
 /// Of a block that turns, each with a warp.
 const ROPE_HEADS: u32 = 4;
@@ -19,11 +22,8 @@ const MOST_GROUP: u32 = 8;
 /// To each multiprocessor: with more of them, the kernel's registers do not suffice.
 const SPREAD_BLOCKS: u32 = 2;
 
-/// Tokens that stand together in a tensor map.
-const MAP_TOKENS: u32 = 8;
-
 pub(super) fn rope(op: &Rope, site: Site<'_>, calls: &mut Vec<Call>) -> Result<(), DeviceError> {
-    require(op.rows <= MOST_GRID, || format!("rotary embedding of {} rows: at most {MOST_GRID}", op.rows))?;
+    require(op.rows <= MOST_ROWS, || format!("rotary embedding of {} rows: at most {MOST_ROWS}", op.rows))?;
     require((1..=HEAD_DIM).contains(&op.head_dim), || format!("rotary embedding of heads of {}", op.head_dim))?;
     let qkv = site.sum_in_rows("queries, keys and values", Some(op.qkv))?;
     let arguments = RopeArgs {

@@ -181,9 +181,6 @@ fn is_wide(activations: Activations) -> u32 {
     u32::from(matches!(activations.layout, Layout::Wide { .. }))
 }
 
-/// The second and third size of a grid go up to here.
-const MOST_GRID: u32 = 65_535;
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -9,23 +9,21 @@ use cudarc::driver::sys::{
 
 use super::check;
 use crate::DeviceError;
-use crate::cuda::args::TensorMap;
-use crate::op::HEAD_DIM;
-
-/// Tokens of a group: what a swizzle goes over.
-const TOKENS: u64 = 8;
+use crate::cuda::args::{MAP_TOKENS, TensorMap};
+use crate::op::{BLOCK_TOKENS, HEAD_DIM};
 
 /// Numbers that a line of shared memory has room for; a head has two halves of them.
 const HALF: u64 = 64;
 
-/// Of `groups` times eight tokens of a head at `at`, as `PrefillWgmma` in `prefill_wgmma.cuh` wants it: half a head, the
-/// tokens of a group, the halves, the groups; a copy brings a page of two groups.
+/// Of `groups` times [`MAP_TOKENS`] tokens of a head at `at`, as `PrefillWgmma` in `prefill_wgmma.cuh` wants it: half a
+/// head, the tokens of a group, the halves, the groups; a copy brings a page of them.
 pub(in crate::cuda) fn tensor_map(at: u64, groups: u64) -> Result<TensorMap, DeviceError> {
     let (head, halves) = (u64::from(HEAD_DIM), u64::from(HEAD_DIM) / HALF);
-    let sizes = [HALF, TOKENS, halves, groups];
+    let tokens = u64::from(MAP_TOKENS);
+    let sizes = [HALF, tokens, halves, groups];
     // In bytes; the innermost has none.
-    let strides = [head * 2, HALF * 2, TOKENS * head * 2];
-    let copied = [HALF as u32, TOKENS as u32, halves as u32, 2];
+    let strides = [head * 2, HALF * 2, tokens * head * 2];
+    let copied = [HALF as u32, MAP_TOKENS, halves as u32, BLOCK_TOKENS / MAP_TOKENS];
     let steps = [1; 4];
     let mut map = CUtensorMap { opaque: [0; 16] };
     // SAFETY: sizes, copied and steps have four numbers as the rank says, strides one fewer; all is read before the call
