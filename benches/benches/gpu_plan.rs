@@ -98,7 +98,7 @@ fn decode(sequences: u32) -> Batch {
 
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 fn main() {
-    let model = GpuModel::read(embedded(), LoadOptions::default()).expect("the embedded model is served");
+    let model = GpuModel::read(embedded(), LoadOptions::default(), None).expect("the embedded model is served");
     let limits = StepLimits { blocks: 256 * BLOCKS, block_tokens: 16, max_tokens: 2048, max_rows: 256 };
     let device = Idle { card: Card::h200(), staging: Vec::new(), results: Vec::new(), used: None };
     let mut executor =

@@ -181,7 +181,7 @@ mod tests {
         let whole = Generation { sequences: 3, prompt: 20, answer: 18, max_tokens: 60, vocab: 2048 };
         let answers = [whole, Generation { max_tokens: 7, ..whole }].map(|generation| {
             let limits = StepLimits { blocks: generation.blocks(), block_tokens: 16, max_tokens: 60, max_rows: 3 };
-            let model = GpuModel::read(embedded(), LoadOptions::default()).unwrap();
+            let model = GpuModel::read(embedded(), LoadOptions::default(), None).unwrap();
             let device = HostDevice::new(Card::h200()).lagging(2);
             let mut executor = model.load(device, limits, Box::new(Silent), Arc::new(Stopped)).unwrap();
             let timed = generation.run(&mut executor).unwrap();

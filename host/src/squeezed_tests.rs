@@ -27,7 +27,7 @@ impl Observer for Preemptions {
 }
 
 fn on_host_memory() -> MakeExecutor {
-    let model = Arc::new(GpuModel::read(embedded(), LoadOptions::default()).unwrap());
+    let model = Arc::new(GpuModel::read(embedded(), LoadOptions::default(), None).unwrap());
     let limits = StepLimits { blocks: FEW_BLOCKS, block_tokens: 16, max_tokens: 128, max_rows: 16 };
     Arc::new(move |_| {
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());

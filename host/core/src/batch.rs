@@ -93,6 +93,7 @@ pub enum Scored {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StepTimes {
+    /// When it was submitted; where it waited behind another step, when it began.
     pub submitted: Nanos,
     pub finished: Nanos,
     /// Time that the device computed.
@@ -100,6 +101,9 @@ pub struct StepTimes {
 }
 
 impl Draw {
+    /// Tokens that may be forbidden: executors make room for so many.
+    pub const MOST_FORBIDDEN: usize = 256;
+
     /// By the logits and the parameters alone.
     pub fn new(params: SamplingParams) -> Self {
         Self { params: Arc::new(params), history_offset: 0, history_tokens: 0, forbidden: None }

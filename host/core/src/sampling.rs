@@ -26,6 +26,9 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
+    /// Entries that `logit_bias` may have: executors make room for so many.
+    pub const MOST_BIASES: usize = 1024;
+
     pub fn greedy() -> Self {
         Self {
             temperature: 0.0,

@@ -1,5 +1,6 @@
 //! The parameters that chat and plain completions share, with OpenAI's and vLLM's names and ranges.
 
+use sluice_core::SamplingParams;
 use std::ops::RangeInclusive;
 
 use sluice_core::{Digest, MILLISECOND, Nanos};
@@ -63,7 +64,6 @@ const CHOICES: RangeInclusive<i64> = 1..=16;
 const ALTERNATIVES: RangeInclusive<i64> = 0..=20;
 const PENALTY: RangeInclusive<f64> = -2.0..=2.0;
 const BIAS: RangeInclusive<f64> = -100.0..=100.0;
-const BIASES: usize = 1024;
 
 impl Parameters {
     pub(crate) fn read(fields: &Fields, endpoint: Endpoint) -> Result<Self, ApiError> {
@@ -134,8 +134,9 @@ fn logit_bias(fields: &Fields) -> Result<Vec<(u32, f32)>, ApiError> {
         Some(Json::Object(members)) => members,
         Some(other) => return Err(wrong(NAME, "an object from token ids to numbers", other)),
     };
-    if members.len() > BIASES {
-        let message = format!("`{NAME}` has {} entries; at most {BIASES} are taken", members.len());
+    if members.len() > SamplingParams::MOST_BIASES {
+        let (count, most) = (members.len(), SamplingParams::MOST_BIASES);
+        let message = format!("`{NAME}` has {count} entries; at most {most} are taken");
         return Err(ApiError::invalid(NAME, message));
     }
     let read = |(key, value): &(String, Json)| {

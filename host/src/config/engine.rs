@@ -37,7 +37,7 @@ pub struct EngineConfig {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KvBlocks {
-    /// Enough for all sequences at their longest, within a share of memory.
+    /// Enough for all sequences at their longest, within a share of memory; on a GPU all that is left of its share.
     Fitting,
     Exactly(u32),
 }

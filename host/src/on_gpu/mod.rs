@@ -16,7 +16,7 @@ use crate::config::{EngineConfig, ModelConfig};
 use crate::engine::MakeExecutor;
 use crate::loading_bar::LoadingBar;
 use crate::model::{Computed, description};
-use crate::room::limits;
+use crate::room::{free_memory, limits, shown};
 use room::{Budget, GpuRoom};
 
 /// The cards of this machine, of which there is at least one.
@@ -57,8 +57,12 @@ pub(crate) fn load(
     gpus: Gpus,
     clock: &Arc<dyn Clock>,
 ) -> Result<Computed> {
-    let on_gpu = Arc::new(GpuModel::read(files.clone(), model.load).context("the model cannot be served")?);
+    let on_gpu = GpuModel::read(files.clone(), model.load, model.max_model_len);
+    let on_gpu = Arc::new(on_gpu.context("the model cannot be served")?);
     let found = gpus.first(engine)?;
+    if let Some(found) = found.first() {
+        check_pinned(on_gpu.pinned_bytes(&found.card, &limits(engine, 0)), engine.replicas)?;
+    }
     let (info, per_block) = (on_gpu.info(), on_gpu.bytes_per_block());
     let rooms = found.iter().map(|found| {
         let fixed = on_gpu.bytes(&found.card, &limits(engine, 0));
@@ -78,6 +82,19 @@ pub(crate) fn load(
         executor: executors(Arc::clone(&on_gpu), limits(engine, room.blocks), Arc::clone(clock)),
         cards: found.into_iter().map(|found| Some(found.uuid)).collect(),
     })
+}
+
+/// Memory that cannot be swapped out is taken from everybody else.
+fn check_pinned(bytes: u64, replicas: u32) -> Result<()> {
+    let (all, most) = (bytes.saturating_mul(u64::from(replicas)), free_memory() / 2);
+    ensure!(
+        all <= most,
+        "what {replicas} replicas tell their cards takes {} of this machine's memory, and at most {} may be taken: lower \
+         --max-num-seqs, --max-model-len or --max-num-batched-tokens",
+        shown(all),
+        shown(most)
+    );
+    Ok(())
 }
 
 fn executors(model: Arc<GpuModel>, limits: StepLimits, clock: Arc<dyn Clock>) -> MakeExecutor {

@@ -16,11 +16,14 @@ pub(super) struct GpuRoom {
     pub(super) max_model_len: u32,
 }
 
+/// What CUDA takes later: for recorded steps, and for cuBLASLt's kernels.
+const UNPLANNED: u64 = 512 << 20;
+
 impl Budget {
     /// The share is of the whole card, and what others have taken counts.
     pub(super) fn of(total: u64, free: u64, utilization: f64) -> Self {
         let share = (total as f64 * utilization) as u64;
-        Self(share.saturating_sub(total.saturating_sub(free)).min(free))
+        Self(share.saturating_sub(total.saturating_sub(free)).min(free.saturating_sub(UNPLANNED)))
     }
 }
 
@@ -97,7 +100,7 @@ mod tests {
         assert_eq!(Budget::of(24 * GIB, 24 * GIB, 0.5), Budget(12 * GIB));
         assert_eq!(Budget::of(24 * GIB, 20 * GIB, 0.5), Budget(8 * GIB));
         assert_eq!(Budget::of(24 * GIB, GIB, 0.5), Budget(0));
-        assert_eq!(Budget::of(24 * GIB, 20 * GIB, 1.0), Budget(20 * GIB));
+        assert_eq!(Budget::of(24 * GIB, 20 * GIB, 1.0), Budget(20 * GIB - UNPLANNED));
     }
 
     #[test]

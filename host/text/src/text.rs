@@ -185,6 +185,9 @@ fn stop_tokens<'n>(tokenizer: &Tokenizer, ids: Vec<u32>, names: impl Iterator<It
     tokens.into()
 }
 
+/// Tokens that may end an answer: models have one to three.
+const MOST_ENDS: usize = 64;
+
 /// One id or a list of them; none where nothing is said.
 fn ids(file: &'static str, settings: &Value) -> Result<Vec<u32>, TextError> {
     let value = &settings["eos_token_id"];
@@ -193,11 +196,15 @@ fn ids(file: &'static str, settings: &Value) -> Result<Vec<u32>, TextError> {
         Value::Array(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
+    let malformed = |reason: String| TextError::Malformed { file, reason };
+    if listed.len() > MOST_ENDS {
+        return Err(malformed(format!(
+            "`eos_token_id` lists {} tokens, and at most {MOST_ENDS} are taken",
+            listed.len()
+        )));
+    }
     let ids = listed.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect::<Option<_>>();
-    ids.ok_or_else(|| TextError::Malformed {
-        file,
-        reason: "`eos_token_id` is no token's id or list of them".to_owned(),
-    })
+    ids.ok_or_else(|| malformed("`eos_token_id` is no token's id or list of them".to_owned()))
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! ones are.
 
 use sluice_core::{
-    Batch, BlockId, Draw, Executor, ExecutorError, RequestId, Row, Sampled, SampledToken, SamplingParams, TokenSource,
-    philox,
+    Batch, BlockId, Draw, Executor, ExecutorError, Logprob, RequestId, Row, Sampled, SamplingParams, Score, Scored,
+    TokenSource, philox,
 };
 
 /// Sequences that are computed side by side: first in runs of a prompt, then token by token.
@@ -25,13 +25,19 @@ pub struct Told {
 /// How far two executors agree about the most likely tokens.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Agreement {
-    /// Draws that were compared.
-    pub draws: usize,
+    /// Tokens after which they were compared.
+    pub positions: usize,
     /// The largest and the mean difference of a log-probability that both report.
     pub worst: f32,
     pub mean: f32,
-    /// Draws of another token, although the best two are further apart than the tolerance.
+    /// Positions where another token is the most likely one, although the best two are further apart than the tolerance;
+    /// and those where the two hardly speak of the same tokens.
     pub disagreements: usize,
+}
+
+/// What one executor says of the next token, best first.
+struct Answer {
+    top: Vec<Logprob>,
 }
 
 /// Alternatives that are compared.
@@ -48,6 +54,11 @@ impl Script {
             Told { tokens: (0..*length).map(token).collect(), runs: runs.to_vec() }
         };
         Self { sequences: lengths.iter().enumerate().map(told).collect(), block_tokens }
+    }
+
+    /// Tokens of all sequences, after each of which the two are asked.
+    pub fn positions(&self) -> usize {
+        self.sequences.iter().map(|told| told.tokens.len()).sum()
     }
 
     /// Blocks that all sequences take.
@@ -88,7 +99,8 @@ impl Script {
             block_offset: batch.blocks.len(),
             block_count: self.blocks_of(told) as usize,
             draw: Some(Draw::new(params)),
-            score: None,
+            // A single token is decoded, as it would be served.
+            score: (run > 1).then(|| Score { alternatives: ALTERNATIVES, next: told.tokens.get(start + run).copied() }),
         });
         batch.tokens.extend(told.tokens[start..start + run].iter().copied().map(TokenSource::Known));
         // Backwards: neighbours in a table are none in the cache.
@@ -110,40 +122,70 @@ impl Agreement {
     ) -> Result<Self, ExecutorError> {
         let (mut agreement, mut sum, mut compared) = (Self::default(), 0.0, 0);
         for batch in script.batches() {
-            let (one, other) = (draws(one, &batch)?, draws(other, &batch)?);
+            let (one, other) = (answers(one, &batch)?, answers(other, &batch)?);
+            if one.len() != other.len() {
+                let message =
+                    format!("step {}: one gives {} answers, the other {}", batch.step, one.len(), other.len());
+                return Err(ExecutorError { message });
+            }
             for (one, other) in one.iter().zip(&other) {
-                agreement.draws += 1;
-                for difference in differences(one, other) {
+                agreement.positions += 1;
+                let mut shared = 0;
+                for difference in one.differences(other) {
                     agreement.worst = agreement.worst.max(difference);
                     sum += f64::from(difference);
-                    compared += 1;
+                    shared += 1;
                 }
-                let apart = one.top.len() > 1 && one.top[0].logprob - one.top[1].logprob > tolerance;
-                agreement.disagreements += usize::from(apart && one.token != other.token);
+                compared += shared;
+                agreement.disagreements += usize::from(2 * shared < one.top.len() || one.differs(other, tolerance));
             }
         }
-        agreement.mean = (sum / f64::from(compared.max(1))) as f32;
+        agreement.mean = (sum / compared.max(1) as f64) as f32;
         Ok(agreement)
     }
 }
 
-/// Of the tokens that both report.
-fn differences(one: &SampledToken, other: &SampledToken) -> impl Iterator<Item = f32> {
-    one.top.iter().filter_map(|one| {
-        let other = other.top.iter().find(|other| other.token == one.token)?;
-        Some((one.logprob - other.logprob).abs())
-    })
+impl Answer {
+    /// Of what both report. What is no number is infinitely far away.
+    fn differences(&self, other: &Self) -> impl Iterator<Item = f32> {
+        self.top.iter().filter_map(|one| {
+            let other = other.top.iter().find(|other| other.token == one.token)?;
+            let difference = (one.logprob - other.logprob).abs();
+            Some(if difference.is_nan() { f32::INFINITY } else { difference })
+        })
+    }
+
+    /// Whether another token is the most likely one, although the best two are not close to each other.
+    fn differs(&self, other: &Self, tolerance: f32) -> bool {
+        match self.top[..] {
+            [best, second, ..] if best.logprob - second.logprob > tolerance => {
+                other.top.first().is_none_or(|other| other.token != best.token)
+            }
+            _ => false,
+        }
+    }
 }
 
-fn draws(executor: &mut dyn Executor, batch: &Batch) -> Result<Vec<SampledToken>, ExecutorError> {
+/// After each of a batch's tokens.
+fn answers(executor: &mut dyn Executor, batch: &Batch) -> Result<Vec<Answer>, ExecutorError> {
     executor.submit(batch, 0)?;
     executor.wait()?;
     let Some((_, output)) = executor.collect(0)? else {
         return Err(ExecutorError { message: "a step that was waited for has not finished".to_owned() });
     };
-    let drawn = output.sampled.into_iter().map(|(_, sampled)| match sampled {
-        Sampled::Token(token) => Ok(token),
-        Sampled::Failed(message) => Err(ExecutorError { message }),
-    });
-    drawn.collect()
+    let failed = |message: String| ExecutorError { message };
+    let mut answers = Vec::new();
+    for (_, sampled) in output.sampled {
+        match sampled {
+            Sampled::Token(token) => answers.push(Answer { top: token.top }),
+            Sampled::Failed(message) => return Err(failed(message)),
+        }
+    }
+    for (_, scored) in output.scored {
+        match scored {
+            Scored::Tokens(tokens) => answers.extend(tokens.into_iter().map(|token| Answer { top: token.top })),
+            Scored::Failed(message) => return Err(failed(message)),
+        }
+    }
+    Ok(answers)
 }

@@ -117,10 +117,19 @@ impl<D: Device> GpuExecutor<D> {
         check_size(batch, &self.limits)?;
         for row in &batch.rows {
             let checked = check(batch, row, &self.limits, &self.served.limits).map(drop);
-            let listed = checked.and_then(|()| Memory::check_lists(row));
+            let drawn = checked.and_then(|()| self.check_drawn(batch, row));
+            let listed = drawn.and_then(|()| Memory::check_lists(row));
             listed.map_err(|problem| BadBatch::Row { sequence: row.sequence, problem })?;
         }
         Ok(())
+    }
+
+    /// What the step before drew has to be there, and can only be the last of a row, which tells nothing of a prompt.
+    fn check_drawn(&self, batch: &Batch, row: &Row) -> Result<(), RowProblem> {
+        let pending = |token: &TokenSource| *token == TokenSource::PreviousStep;
+        let Some((last, others)) = batch.tokens_of(row).split_last() else { return Ok(()) };
+        let there = !pending(last) || (row.score.is_none() && self.drawn.contains_key(&row.sequence));
+        if there && !others.iter().any(pending) { Ok(()) } else { Err(RowProblem::PreviousStep) }
     }
 
     /// Gives each row that penalises tokens the slot where its own are counted, and has those counted that are not.
@@ -215,8 +224,9 @@ impl<D: Device> GpuExecutor<D> {
             match self.in_flight.pop_front() {
                 Some(InFlight::Step { ticket, submitted, asked }) => {
                     let mut output = asked.output(done.results);
-                    let finished = self.clock.now();
-                    output.times = StepTimes { submitted, finished, device: done.device_nanos };
+                    let (finished, device) = (self.clock.now(), done.device_nanos);
+                    let submitted = submitted.max(finished.saturating_sub(device));
+                    output.times = StepTimes { submitted, finished, device };
                     self.finished.push_back((ticket, output));
                 }
                 Some(InFlight::Count) => {}
@@ -275,6 +285,11 @@ impl Recount {
         });
         self.tokens.extend(history.iter().map(|token| *token as i32));
     }
+}
+
+/// Inputs and results of every step in flight.
+pub(crate) fn pinned_bytes(memory: &Memory) -> u64 {
+    (memory.inputs.bytes() as u64).saturating_add(memory.results.bytes() as u64).saturating_mul(DEPTH as u64)
 }
 
 fn record<D: Device>(device: &mut D, served: &Served) -> Result<Vec<Recorded>, DeviceError> {

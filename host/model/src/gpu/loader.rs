@@ -12,7 +12,7 @@ use sluice_kernels::{Address, Device, DeviceError, Matrix, WeightForm, pack};
 
 use crate::blueprint::{Blueprint, LayerTensors, Projection};
 use crate::gpu::arrangement::Arrangement;
-use crate::gpu::memory::BlockSize;
+use crate::gpu::memory::BadLimits;
 use crate::gpu::shape::{Shape, Unsupported};
 use crate::gpu::weights::{LayerWeights, ModelWeights, Weighted, norm_name};
 
@@ -23,7 +23,7 @@ pub enum GpuLoadError {
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
     #[error(transparent)]
-    BlockSize(#[from] BlockSize),
+    Limits(#[from] BadLimits),
     #[error("the model cannot be brought to the GPU: {0}")]
     Device(#[from] DeviceError),
     #[error(

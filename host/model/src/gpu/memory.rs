@@ -1,6 +1,6 @@
 //! Where everything stands in a GPU's memory: all of it is reserved at the start.
 
-use sluice_core::{Batch, Row};
+use sluice_core::{Batch, Draw, Row, SamplingParams};
 use sluice_kernels::attention::{Run, Tile, most_tiles};
 use sluice_kernels::op::{BLOCK_TOKENS, KvPool};
 use sluice_kernels::product::{self, MOST_RECORDED, Purpose, padded_rows, row_counts};
@@ -12,10 +12,17 @@ use crate::gpu::shape::{Shape, halves, words};
 use crate::gpu::weights::{LayerHeld, ModelWeights};
 use crate::step::{RowProblem, StepLimits};
 
-/// Blocks hold a fixed number of tokens here.
+/// A step that no card computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("blocks of {0} tokens cannot be served on a GPU, where they hold {BLOCK_TOKENS}: leave --block-size out")]
-pub struct BlockSize(pub u32);
+pub enum BadLimits {
+    #[error("blocks of {0} tokens cannot be served on a GPU, where they hold {BLOCK_TOKENS}: leave --block-size out")]
+    BlockTokens(u32),
+    #[error("{0} tokens in a step are more than the {MOST_TOKENS} that a GPU takes: lower --max-num-batched-tokens")]
+    Tokens(u32),
+}
+
+/// Kernels number the rows of a step in one dimension of their grid; and the padding has to fit, too.
+const MOST_TOKENS: u32 = 65_280;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Memory {
@@ -126,12 +133,18 @@ pub(crate) struct Results {
     pub(crate) top_logprobs: Region,
 }
 
-/// Entries in the lists of biases and of forbidden tokens, for each sequence.
-const BIASES: u32 = 1024;
-const FORBIDDEN: u32 = 128;
-
 /// Tokens that are counted at once: at least the longest sequence.
 const COUNTED: u32 = 1 << 16;
+
+impl BadLimits {
+    pub(crate) fn check(limits: &StepLimits) -> Result<(), Self> {
+        match limits {
+            StepLimits { block_tokens, .. } if *block_tokens != BLOCK_TOKENS => Err(Self::BlockTokens(*block_tokens)),
+            StepLimits { max_tokens, .. } if *max_tokens > MOST_TOKENS => Err(Self::Tokens(*max_tokens)),
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Memory {
     /// With a cache of so many blocks.
@@ -175,7 +188,7 @@ impl Memory {
     pub(crate) fn check_lists(row: &Row) -> Result<(), RowProblem> {
         let Some(draw) = &row.draw else { return Ok(()) };
         let (biases, forbidden) = (draw.params.logit_bias.len(), draw.forbidden.as_ref().map_or(0, |list| list.len()));
-        if biases > BIASES as usize || forbidden > FORBIDDEN as usize {
+        if biases > SamplingParams::MOST_BIASES || forbidden > Draw::MOST_FORBIDDEN {
             return Err(RowProblem::Lists { biases, forbidden });
         }
         Ok(())
@@ -259,9 +272,9 @@ impl Inputs {
         let sequences = u64::from(rows.sequences.max(most));
         let mut take = |count: u64| arena.take(words(count));
         let tables = take(sequences * u64::from(rows.table_stride));
-        let bias_tokens = take(sequences * u64::from(BIASES));
-        let bias_values = take(sequences * u64::from(BIASES));
-        let forbidden = take(sequences * u64::from(FORBIDDEN));
+        let bias_tokens = take(sequences * SamplingParams::MOST_BIASES as u64);
+        let bias_values = take(sequences * SamplingParams::MOST_BIASES as u64);
+        let forbidden = take(sequences * Draw::MOST_FORBIDDEN as u64);
         let counted = take(u64::from(COUNTED.max(blueprint.max_model_len)));
         let spans = arena.take(sequences * size_of::<CountSpan>() as u64);
         let end = arena.take(0).at;

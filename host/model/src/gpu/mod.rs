@@ -23,7 +23,7 @@ mod weights;
 pub use executor::GpuExecutor;
 pub use host_device::HostDevice;
 pub use loader::GpuLoadError;
-pub use memory::BlockSize;
+pub use memory::BadLimits;
 pub use model::GpuModel;
 pub use shape::Unsupported;
 

@@ -8,9 +8,9 @@ use sluice_kernels::op::{BLOCK_TOKENS, KvPool};
 use sluice_kernels::{Card, Device};
 
 use crate::blueprint::Blueprint;
-use crate::gpu::executor::{GpuExecutor, Served};
+use crate::gpu::executor::{GpuExecutor, Served, pinned_bytes};
 use crate::gpu::loader::{GpuLoadError, Loader};
-use crate::gpu::memory::{BlockSize, Memory};
+use crate::gpu::memory::{BadLimits, Memory};
 use crate::gpu::shape::Shape;
 use crate::gpu::weights::LayerHeld;
 use crate::layers::Logn;
@@ -28,9 +28,12 @@ pub struct GpuModel {
 }
 
 impl GpuModel {
-    pub fn read(files: ModelFiles, options: LoadOptions) -> Result<Self, GpuLoadError> {
+    /// `longest` bounds the model's own length, and what depends on it.
+    pub fn read(files: ModelFiles, options: LoadOptions, longest: Option<u32>) -> Result<Self, GpuLoadError> {
         let config = ConfigFile::read(&files)?;
-        let blueprint = blueprint(&config)?;
+        let whole = blueprint(&config)?;
+        let max_model_len = whole.max_model_len.min(longest.unwrap_or(u32::MAX)).max(1);
+        let blueprint = Blueprint { max_model_len, ..whole };
         let shape = Shape::of(&blueprint)?;
         let weights = Weights::open(&files, options, Box::new(Silent))?;
         let held = (0..blueprint.dimensions.layers)
@@ -65,6 +68,11 @@ impl GpuModel {
         self.place(card, limits).bytes()
     }
 
+    /// All that it reserves of the host's memory, which cannot be swapped out.
+    pub fn pinned_bytes(&self, card: &Card, limits: &StepLimits) -> u64 {
+        pinned_bytes(&self.place(card, limits))
+    }
+
     /// Reserves the memory, loads the weights and records the steps that come again and again.
     pub fn load<D: Device>(
         &self,
@@ -73,9 +81,7 @@ impl GpuModel {
         progress: Box<dyn Progress>,
         clock: Arc<dyn Clock>,
     ) -> Result<GpuExecutor<D>, GpuLoadError> {
-        if limits.block_tokens != BLOCK_TOKENS {
-            return Err(BlockSize(limits.block_tokens).into());
-        }
+        BadLimits::check(&limits)?;
         let mut memory = self.place(device.card(), &limits);
         GpuExecutor::<D>::reserve(&mut device, &memory)?;
         let weights = Weights::open(&self.files, self.options, progress)?;

@@ -9,9 +9,16 @@ use crate::gpu::HostDevice;
 use crate::gpu::agreement::{Agreement, Script};
 use crate::step::StepLimits;
 
-/// What rounding activations to bf16 may make of a log-probability: of any of twenty alternatives, and in the mean.
-const TOLERANCE: f32 = 0.5;
-const MEAN: f32 = 0.06;
+/// What rounding activations to bf16 may make of a log-probability: of any of twenty alternatives, and in the mean. A model
+/// that was trained is surer, and its logits lie further apart.
+#[derive(Clone, Copy)]
+struct Tolerance {
+    worst: f32,
+    mean: f32,
+}
+
+const TRAINED: Tolerance = Tolerance { worst: 0.5, mean: 0.05 };
+const RANDOM: Tolerance = Tolerance { worst: 0.08, mean: 0.012 };
 
 fn check(files: &ModelFiles, vocab: u32, card: Card, quantization: Quantization, lengths: &[(usize, &[usize])]) {
     let script = Script::random(vocab, lengths, 16, 3);
@@ -20,10 +27,12 @@ fn check(files: &ModelFiles, vocab: u32, card: Card, quantization: Quantization,
     let options = options(files, quantization);
     let mut cpu = on_cpu(files, options, limits);
     let mut gpu = on(HostDevice::new(card).poisoned(), files, options, limits);
-    let found = Agreement::of(&script, &mut cpu, &mut gpu, TOLERANCE).unwrap();
+    let tolerance = if matches!(files, ModelFiles::Folder(_)) { RANDOM } else { TRAINED };
+    let found = Agreement::of(&script, &mut cpu, &mut gpu, tolerance.worst).unwrap();
     eprintln!("{quantization} {lengths:?}: {found:?}");
-    assert!(found.worst < TOLERANCE && found.mean < MEAN && found.disagreements == 0, "{quantization}: {found:?}");
-    assert!(found.mean > 0.0, "the two are not the same code");
+    let close = found.worst < tolerance.worst && found.mean < tolerance.mean;
+    assert!(close && found.disagreements == 0, "{quantization}: {found:?}");
+    assert!(found.positions >= script.positions() && found.mean > 0.0, "{found:?}");
 }
 
 /// Prompts at once and in chunks, alone and beside others that decode.

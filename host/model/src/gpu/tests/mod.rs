@@ -67,6 +67,6 @@ fn on_cpu(files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> CpuEx
 }
 
 fn on(device: HostDevice, files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> GpuExecutor<HostDevice> {
-    let model = GpuModel::read(files.clone(), options).unwrap();
+    let model = GpuModel::read(files.clone(), options, None).unwrap();
     model.load(device, limits, Box::new(Silent), Arc::new(Stopped)).unwrap()
 }

@@ -1,0 +1,76 @@
+//! Steps of a model of 14B parameters on random weights, by the method that the peers were measured with.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use sluice_benches::generation::Generation;
+use sluice_checkpoint::{LoadFormat, LoadOptions, ModelFiles, Quantization};
+use sluice_kernels::cuda::CudaDevice;
+use sluice_model::StepLimits;
+use sluice_model::gpu::GpuExecutor;
+use tempfile::TempDir;
+
+use crate::configurations::{folder, qwen2_14b};
+use crate::{Chosen, on_gpu};
+
+/// Prompts of 512, 144 new tokens of which 16 are not counted.
+const PROMPT: u32 = 512;
+const ANSWER: u32 = 144;
+
+/// The mean step by the wall and by the device, for each number of sequences.
+#[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+pub(crate) fn decode(chosen: &Chosen) -> Result<()> {
+    let folder = folder(&qwen2_14b())?;
+    println!("weights, sequences: step by the wall, by the device, host's share; prompts of {PROMPT}, ms");
+    for quantization in &chosen.quantizations {
+        let most = chosen.sequences.iter().copied().max().context("a number of sequences")?;
+        let mut gpu = dummy(&folder, *quantization, &generation(most, PROMPT, ANSWER, 8192))?;
+        for sequences in &chosen.sequences {
+            let generation = generation(*sequences, PROMPT, ANSWER, 8192);
+            let timed = (0..2).map(|_| generation.run(&mut gpu)).collect::<Result<Vec<_>, _>>()?;
+            let best = timed.iter().min_by_key(|timed| timed.step()).context("two runs")?;
+            let (step, device) = (milliseconds(best.step()), milliseconds(best.device_step()));
+            println!("{quantization}, {sequences}: {step:.3}, {device:.3}, {:.1} %", (1.0 - device / step) * 100.0);
+        }
+    }
+    Ok(())
+}
+
+/// Prompts of 2,048 tokens, in steps of as many tokens as there are, and in steps of 2,048.
+#[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+pub(crate) fn prefill(chosen: &Chosen) -> Result<()> {
+    let folder = folder(&qwen2_14b())?;
+    println!("weights, prompts of 2048, tokens a step: ms, tokens per second");
+    for quantization in &chosen.quantizations {
+        let mut gpu = dummy(&folder, *quantization, &generation(8, 2048, 2, 16_384))?;
+        for (sequences, max_tokens) in [(8, 16_384), (8, 2048), (1, 2048)] {
+            let generation = generation(sequences, 2048, 2, max_tokens);
+            let timed = (0..3).map(|_| generation.run(&mut gpu)).collect::<Result<Vec<_>, _>>()?;
+            let best = timed.iter().map(|timed| timed.prefill).min().context("three runs")?;
+            let rate = f64::from(sequences * 2048) / best.as_secs_f64();
+            println!("{quantization}, {sequences}, {max_tokens}: {:.1}, {rate:.0}", milliseconds(best));
+        }
+    }
+    Ok(())
+}
+
+/// With room for the largest of what is generated.
+#[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+fn dummy(folder: &TempDir, quantization: Quantization, most: &Generation) -> Result<GpuExecutor<CudaDevice>> {
+    let began = Instant::now();
+    let files = ModelFiles::folder(folder.path());
+    let options = LoadOptions { format: LoadFormat::Dummy { seed: 7 }, quantization, ..LoadOptions::default() };
+    let (max_tokens, max_rows) = (most.max_tokens, most.sequences);
+    let limits = StepLimits { blocks: most.blocks(), block_tokens: 16, max_tokens, max_rows };
+    let gpu = on_gpu(&files, options, limits)?;
+    println!("{quantization}: loaded in {:.1} s", began.elapsed().as_secs_f64());
+    Ok(gpu)
+}
+
+fn generation(sequences: u32, prompt: u32, answer: u32, max_tokens: u32) -> Generation {
+    Generation { sequences, prompt, answer, max_tokens, vocab: 150_000 }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
