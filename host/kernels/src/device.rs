@@ -60,11 +60,12 @@ pub trait Device {
     /// Called while a model is loaded. May return before the copy has ended, but not before `bytes` are free again.
     fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// Called while a model is loaded: work that is submitted again and again.
+    /// Called while a model is loaded: work that is submitted again and again. As [`Device::warm_up`] it may overwrite.
     fn record(&mut self, ops: &[Op]) -> Result<GraphId, DeviceError>;
 
     /// Called while a model is loaded, when its weights are there: work like this will be submitted, and whatever takes
-    /// time about it at first is done now. It may write what the work writes.
+    /// time about it at first is done now. It may overwrite what the work writes, and the activations that its products
+    /// read.
     fn warm_up(&mut self, _ops: &[Op]) -> Result<(), DeviceError> {
         Ok(())
     }

@@ -183,7 +183,8 @@ impl Device for CudaDevice {
         Ok(GraphId(self.recorded.len() - 1))
     }
 
-    /// Finds kernels and algorithms. As in `record`, what products write is overwritten.
+    /// Finds kernels and algorithms. As in `record`, activations that products read and write are overwritten, and what is
+    /// dequantised.
     fn warm_up(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
         self.context.enter()?;
         self.prepare(ops).map(drop)

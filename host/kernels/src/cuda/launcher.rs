@@ -28,7 +28,7 @@ pub(super) struct Launcher {
     synchronous: bool,
 }
 
-/// Whether algorithms are tried out, which overwrites what products make.
+/// Whether algorithms are tried out, which overwrites what products read and make, and what is dequantised.
 #[derive(Clone, Copy)]
 pub(super) enum Trial<'a> {
     On(&'a Stream),
@@ -67,7 +67,12 @@ impl Launcher {
         self.map_cache(op, card, memory.at())?;
         let site = Site { card, memory: memory.at(), workspace: &self.workspace, maps: &self.maps };
         calls::plan(op, site, calls)?;
-        calls[first..].iter().try_for_each(|call| self.prepare_call(call, card, trial))
+        calls[first..].iter().try_for_each(|call| self.prepare_call(call, card, trial))?;
+        match (op, trial) {
+            // The product behind it is tried with weights as they are: equal ones would take less power, and mislead.
+            (Op::Dequantize(_), Trial::On(stream)) => self.issue_all(&calls[first..], card, stream),
+            _ => Ok(()),
+        }
     }
 
     fn prepare_call(&mut self, call: &Call, card: &Card, trial: Trial<'_>) -> Result<(), DeviceError> {

@@ -83,11 +83,6 @@ impl Workspace {
         (self.base + self.library.at.0, self.library.bytes)
     }
 
-    /// Room for a product's input while algorithms are tried out, and its bytes: attention leaves its parts there otherwise.
-    pub(super) fn trial(&self) -> (Pointer, u64) {
-        (self.attention_partial(), self.attention_partial.bytes)
-    }
-
     /// Rows of decode attention that one launch may have, each cut into so many parts.
     pub(super) fn split_rows(&self, kv_heads: u32, splits: u32) -> u32 {
         let room =

@@ -60,6 +60,13 @@ impl Stream {
         check("cuMemcpyHtoDAsync", unsafe { sys::cuMemcpyHtoDAsync_v2(to, pointer, from.len(), self.handle) })
     }
 
+    /// Copies within the card.
+    pub(in crate::cuda) fn copy(&self, to: u64, from: u64, bytes: u64) -> Result<(), DeviceError> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        // SAFETY: whoever calls has reserved so many bytes at both, which do not overlap.
+        check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.handle) })
+    }
+
     /// As `copy_in` from pinned memory, `runs` pieces of `bytes` each that begin every `pitch` bytes on both sides. `from`
     /// reaches to the end of the last one.
     pub(in crate::cuda) fn copy_runs_in(
