@@ -183,8 +183,8 @@ impl ProductKernel {
         let rows = if let ProductKind::Wide { rows } = self.kind { rows..=rows } else { 1..=self.most_rows() };
         let its = (self.form, self.silu) == (form, op.silu) && rows.contains(&op.rows) && self.is_for(card);
         expect(its, "kernel", || {
-            let (given, silu) = (op.rows, op.silu);
-            format!("is {self:?}, which is not for {given} rows of {form:?}, silu {silu}, on {}", card.name)
+            let (rows, silu) = (op.rows, op.silu);
+            format!("is {}, which is not for {rows} rows of {form:?}, silu {silu}, on {}", self.name, card.name)
         })?;
         expect(inputs.is_multiple_of(self.unit()), "matrix", || {
             format!("is {outputs} by {inputs}, and {} reads {} inputs at a time", self.name, self.unit())

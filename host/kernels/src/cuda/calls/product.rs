@@ -258,7 +258,7 @@ mod tests {
             }
         };
         assert!(refused(&library).starts_with("cuBLASLt computes bf16"));
-        assert!(refused(&named("nf4_m8_k5w8a1", 132)).contains("`kernel` is ProductKernel"));
+        assert!(refused(&named("nf4_m8_k5w8a1", 132)).contains("`kernel` is nf4_m8_k5w8a1, which is not for 128 rows"));
         assert!(refused(&named("int8_wide128_2", 132)).contains("not for 128 rows of Nf4"));
         assert!(refused(&named("nf4_mma64", 132)).contains("on NVIDIA H200"));
         assert!(refused(&named("nf4_wide128_3", 132)).contains("no product is computed by nf4_wide128_3"));
