@@ -1,21 +1,19 @@
 //! Products with weights, and weights made bf16 for a product that takes nothing else.
 
 use std::ops::Range;
+use std::slice;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use sluice_kernels::op::{Dequantize, Product, Sum};
-use sluice_kernels::product::{Purpose, plan};
-use sluice_kernels::{Card, Matrix, WeightForm};
+use sluice_kernels::product::Launch;
+use sluice_kernels::{Card, Layout, ProductKernel, WeightForm};
 
 use super::fault::{Fault, expect};
 use super::memory::Memory;
 use super::numbers::{self, narrow};
 use super::silu::gated;
 use super::weights::{OUTPUTS, Weights};
-
-/// Inputs of a tile, of which a part has whole ones.
-const BLOCK: usize = 64;
 
 /// Sums that grow side by side.
 const LANES: usize = 32;
@@ -28,13 +26,13 @@ struct Sums {
 }
 
 pub(super) fn product(op: &Product, card: &Card, memory: &mut Memory) -> Result<(), Fault> {
-    check_plan(op, card)?;
+    let kernel = kernel(op, card)?;
     let (rows, outputs, inputs) = (op.rows as usize, op.matrix.outputs as usize, op.matrix.inputs as usize);
     let weights = Weights::read(memory, &op.matrix)?;
     let x = numbers::read_rows(memory, "x", op.x, rows, inputs)?;
     match op.y {
         Sum::Whole(to) => {
-            let sums = Sums::compute(&weights, outputs, &x, rows, 1);
+            let sums = Sums::compute(&weights, outputs, &x, rows, slice::from_ref(&(0..inputs)));
             let mut y: Vec<f32> = sums.part(0).collect();
             if op.silu {
                 y = gated(&y).collect();
@@ -44,7 +42,7 @@ pub(super) fn product(op: &Product, card: &Card, memory: &mut Memory) -> Result<
         }
         Sum::Parts { at, count, stride } => {
             numbers::check_parts("y", count, stride, rows.saturating_mul(outputs))?;
-            let sums = Sums::compute(&weights, outputs, &x, rows, count as usize);
+            let sums = Sums::compute(&weights, outputs, &x, rows, &cuts(kernel, op.matrix.inputs, count)?);
             (0..count)
                 .try_for_each(|part| numbers::write_part(memory, "y", (at, part, stride), sums.part(part as usize)))
         }
@@ -67,38 +65,47 @@ pub(super) fn dequantize(op: &Dequantize, memory: &mut Memory) -> Result<(), Fau
     Ok(())
 }
 
-/// A kernel reads and writes what its plan says, whatever it is told.
-fn check_plan(op: &Product, card: &Card) -> Result<(), Fault> {
-    let (purposes, parts): (&[Purpose], u32) = match op.y {
-        Sum::Whole(_) if op.silu => (&[Purpose::Silu], 1),
-        Sum::Whole(_) => (&[Purpose::Whole, Purpose::Summed], 1),
-        Sum::Parts { count, .. } => (&[Purpose::Summed], count),
-    };
-    expect(!op.silu || matches!(op.y, Sum::Whole(_)), "y", || "is in parts, which silu cannot be".into())?;
-    let Matrix { form, outputs, inputs, .. } = op.matrix;
-    let plans = purposes.iter().map(|purpose| plan(card, form, outputs, inputs, op.rows, *purpose));
-    let plans: Vec<_> =
-        plans.filter(|plan| plan.launch == op.kernel && !plan.dequantize && !plan.separate_silu).collect();
-    let Some(plan) = plans.first() else {
-        let problem = format!("is {:?}, which is not for {} rows of {form:?}, silu {}", op.kernel, op.rows, op.silu);
-        return Err(Fault::new("kernel", problem));
-    };
+/// The kernel that is asked for, which can compute this; none where it is the library.
+fn kernel(op: &Product, card: &Card) -> Result<Option<&'static ProductKernel>, Fault> {
+    let Launch::Kernel { name, blocks } = op.kernel else { return library(op).map(|()| None) };
+    let kernel = ProductKernel::named(name);
+    let kernel = kernel.ok_or_else(|| Fault::new("kernel", format!("is {name}, which no product is computed by")))?;
+    kernel.check(op, blocks, card).map_err(|misfit| Fault::new(misfit.field, misfit.problem))?;
+    Ok(Some(kernel))
+}
+
+/// It knows bf16 in rows, and nothing else.
+fn library(op: &Product) -> Result<(), Fault> {
+    let plain = op.matrix.form == WeightForm::Bf16 && !op.silu;
+    expect(plain, "kernel", || format!("is Library, which is not for {:?}, silu {}", op.matrix.form, op.silu))?;
     let layout = op.x.layout;
-    expect(plan.input == layout, "x", || format!("is laid out as {layout:?}, and the kernel reads {:?}", plan.input))?;
-    let made = plans.iter().any(|plan| plan.parts == parts);
-    expect(made, "y", || format!("has {parts} parts, and the kernel makes {}", plan.parts))
+    expect(layout == Layout::Rows, "x", || format!("is laid out as {layout:?}, and the library reads rows"))?;
+    let in_rows = matches!(op.y, Sum::Whole(y) if y.layout == Layout::Rows);
+    expect(in_rows, "y", || format!("is {:?}, and the library writes rows", op.y))
+}
+
+/// The inputs of each part, as the kernel shares them out. It writes no part that has none, and whoever adds parts up
+/// would read what was there before.
+fn cuts(kernel: Option<&ProductKernel>, inputs: u32, parts: u32) -> Result<Vec<Range<usize>>, Fault> {
+    let cut = |part| {
+        let inputs = kernel.map_or(0..0, |kernel| kernel.part(inputs, part, parts));
+        expect(!inputs.is_empty(), "y", || format!("has {parts} parts, and part {part} has no inputs"))?;
+        Ok(inputs.start as usize..inputs.end as usize)
+    };
+    (0..parts).map(cut).collect()
 }
 
 impl Sums {
-    fn compute(weights: &Weights<'_>, outputs: usize, x: &[f32], rows: usize, parts: usize) -> Self {
+    /// One part for each cut of the inputs.
+    fn compute(weights: &Weights<'_>, outputs: usize, x: &[f32], rows: usize, cuts: &[Range<usize>]) -> Self {
+        let parts = cuts.len();
         let mut numbers = vec![0.0; outputs * parts * rows];
         let per_strip = OUTPUTS * weights.inputs;
-        let cuts: Vec<_> = (0..parts).map(|part| cut(weights.inputs / BLOCK, part, parts)).collect();
         numbers.par_chunks_mut((OUTPUTS * parts * rows).max(1)).enumerate().for_each_init(
             || vec![0.0; per_strip],
             |strip, (tile, out)| {
                 weights.strip(tile, strip);
-                Arch::new().dispatch(Strip { weights: strip, x, inputs: weights.inputs, cuts: &cuts, out });
+                Arch::new().dispatch(Strip { weights: strip, x, inputs: weights.inputs, cuts, out });
             },
         );
         Self { numbers, parts, rows }
@@ -111,11 +118,6 @@ impl Sums {
         let place = move |(row, output): (usize, usize)| output * per_output + part * self.rows + row;
         (0..self.rows * outputs).map(move |index| self.numbers[place((index / outputs, index % outputs))])
     }
-}
-
-/// The inputs of one of so many parts.
-fn cut(blocks: usize, part: usize, parts: usize) -> Range<usize> {
-    BLOCK * (blocks * part / parts)..BLOCK * (blocks * (part + 1) / parts)
 }
 
 /// One tile's outputs of all rows.

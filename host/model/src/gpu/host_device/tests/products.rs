@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use sluice_checkpoint::nf4::TABLE;
 use sluice_kernels::op::{Activations, BlockScales, Dequantize, Op, Product, Sum, Widen};
-use sluice_kernels::product::{Plan, Purpose, padded_rows, plan};
+use sluice_kernels::product::{Launch, Plan, Purpose, padded_rows, plan};
 use sluice_kernels::{Address, Card, Layout, Matrix, WeightForm, pack};
 
 use super::{Rig, assert_close, noise, rounded};
@@ -101,7 +101,7 @@ fn check(card: Card, form: WeightForm, (rows, outputs, inputs): (u32, usize, usi
             let parts: Vec<Vec<f32>> =
                 (0..parts).map(|part| rig.get(at.offset(u64::from(part * stride) * 4), count)).collect();
             // Every part has to have something to add, or adding them is not tested.
-            assert!(parts.iter().all(|part| part.iter().any(|number| *number != 0.0)) || inputs < 64 * parts.len());
+            assert!(parts.iter().all(|part| part.iter().any(|number| *number != 0.0)), "{what}");
             (0..count).map(|index| parts.iter().map(|part| part[index]).sum()).collect()
         }
     };
@@ -119,7 +119,7 @@ proptest! {
         is_hopper: bool,
         form in prop::sample::select(&FORMS[..]),
         rows in prop_oneof![1u32..9, 9u32..70, Just(128), Just(256), Just(300)],
-        tiles in (1usize..7, 1usize..6),
+        tiles in (1usize..7, 1usize..20),
         purpose in prop::sample::select(&[Purpose::Whole, Purpose::Summed, Purpose::Silu][..]),
         seed in 0u64..1000,
     ) {
@@ -174,4 +174,23 @@ fn a_row_that_is_no_number_spoils_no_other() {
     assert_close(&found[..32], &expected[..32], "the row before");
     assert_close(&found[64..], &expected[64..], "the row behind");
     assert!(found[32..64].iter().all(|number| number.is_nan()));
+}
+
+/// A kernel does not write it, and whoever adds parts up would read what was there before.
+#[test]
+fn a_part_without_inputs_is_refused() {
+    let (card, rows) = (Card::h200(), 16);
+    let mut rig = Rig::new(card.clone());
+    let stored = store(&mut rig, WeightForm::Nf4, 16, 256, 11);
+    let plan = plan(&card, WeightForm::Nf4, 16, 256, rows, Purpose::Summed);
+    let x = place_input(&mut rig, &plan, &noise(12, 16 * 256), rows, 256);
+    let Launch::Kernel { name, .. } = plan.launch else { panic!("{plan:?}") };
+    for (count, expected) in [(2, None), (3, Some("`y` has 3 parts")), (132, Some("`y` has 132 parts"))] {
+        let y = Sum::Parts { at: rig.room::<f32>(count as usize * 256), count, stride: 256 };
+        let kernel = Launch::Kernel { name, blocks: count };
+        let ran = rig.run(Op::Product(Product { matrix: stored.matrix, kernel, silu: false, x, y, rows }));
+        let refused = ran.err().map(|error| error.to_string());
+        let said = refused.as_ref().zip(expected).is_some_and(|(error, expected)| error.contains(expected));
+        assert!(said || refused.is_none() && expected.is_none(), "{count} parts: {refused:?}");
+    }
 }
