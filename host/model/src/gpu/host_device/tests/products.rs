@@ -176,6 +176,18 @@ fn a_row_that_is_no_number_spoils_no_other() {
     assert!(found[32..64].iter().all(|number| number.is_nan()));
 }
 
+/// There are fewer inputs than multiprocessors could add up.
+#[test]
+fn small_products_are_in_as_many_parts_as_they_have_inputs_for() {
+    for (card, form) in [Card::h200(), Card::rtx_4090()].iter().flat_map(|card| FORMS.map(|form| (card, form))) {
+        for rows in [1, 16, 32, 64] {
+            for (outputs, inputs) in [(16, 64), (16, 128), (48, 256), (256, 640)] {
+                check(card.clone(), form, (rows, outputs, inputs), Purpose::Summed, 3);
+            }
+        }
+    }
+}
+
 /// A kernel does not write it, and whoever adds parts up would read what was there before.
 #[test]
 fn a_part_without_inputs_is_refused() {
