@@ -2,7 +2,7 @@
 
 use sluice_core::{Batch, Draw, Row, SamplingParams};
 use sluice_kernels::attention::{Run, Tile, most_tiles};
-use sluice_kernels::op::{BLOCK_TOKENS, KvPool};
+use sluice_kernels::op::{BLOCK_TOKENS, KvPool, MOST_ROWS};
 use sluice_kernels::product::{self, MOST_RECORDED, Purpose, padded_rows, row_counts};
 use sluice_kernels::sampling::{CountSpan, SampleResult, SampleRow, TOP};
 use sluice_kernels::{Address, Arena, Card, Matrix, Region, WeightForm};
@@ -21,8 +21,8 @@ pub enum BadLimits {
     Tokens(u32),
 }
 
-/// Kernels number the rows of a step in one dimension of their grid; and the padding has to fit, too.
-const MOST_TOKENS: u32 = 65_280;
+/// With the padding of the largest steps, which comes in 256.
+const MOST_TOKENS: u32 = MOST_ROWS / 256 * 256;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Memory {
