@@ -218,9 +218,8 @@ fn check(replicas: u32, fails_at: u32, failure: Failure) {
     let ready = engine.readiness();
     assert!(ready());
     let sinks: Vec<Arc<Sink>> = (0..8).map(|_| Arc::default()).collect();
-    for (id, sink) in sinks.iter().enumerate() {
-        engine.handle().offer_all(vec![request(id as u64, sink)]).unwrap();
-    }
+    // Together: while the only replica is away, whoever comes is turned away.
+    engine.handle().offer_all((0..).zip(&sinks).map(|(id, sink)| request(id, sink)).collect()).unwrap();
     let mut was_unready = false;
     eventually("all requests end", || {
         was_unready |= !ready();
