@@ -179,7 +179,7 @@ fn an_admin_listener_that_others_reach_needs_keys() {
 fn a_server_that_still_loads_goes_at_once_when_it_is_told_to() {
     let folder = tempfile::tempdir().unwrap();
     let config = r#"{"architectures": ["Qwen2ForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
-        "num_attention_heads": 16, "num_key_value_heads": 4, "num_hidden_layers": 24, "vocab_size": 1024,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "num_hidden_layers": 24, "vocab_size": 2048,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": true}"#;
     file(folder.path(), "config.json", config.as_bytes());
     for name in ["tokenizer.json", "tokenizer_config.json"] {
