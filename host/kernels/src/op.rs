@@ -99,7 +99,7 @@ pub enum BlockScales {
     Own,
     /// f32, in the order of the matrix' own.
     F32(Address),
-    /// A block's scale is map[code] · largest + offset, both of its group.
+    /// A block's scale is `map[code] · largest + offset`, both of its group.
     Nested(NestedScales),
 }
 
