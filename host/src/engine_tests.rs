@@ -15,7 +15,7 @@ use sluice_engine::order::{Order, Reply, SeatStatus};
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const BLOCKS: u32 = 64;
 
 #[derive(Clone, Copy, Debug)]

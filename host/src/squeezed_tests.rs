@@ -10,7 +10,7 @@ use sluice_model::{StepLimits, embedded};
 use super::*;
 
 const CLIENTS: u64 = 64;
-const NEW_TOKENS: u32 = 40;
+const NEW_TOKENS: u32 = 30;
 /// Sixteen sequences take 64 at their longest.
 const FEW_BLOCKS: u32 = 24;
 const LENGTH: u32 = 64;
