@@ -1,7 +1,7 @@
-//! Models over paged KV, sampling, and the executor of the CPU.
+//! Models over paged KV, sampling, and the executors of the CPU and of GPUs.
 //!
-//! Promise: whatever form its weights are in, a sequence's logits are the same bits whatever else is in the batch,
-//! however its prompt is cut into chunks, wherever its blocks lie, and after it was preempted and computed again.
+//! Promise: on the CPU, whatever form its weights are in, a sequence's logits are the same bits whatever else is in the
+//! batch, however its prompt is cut into chunks, wherever its blocks lie, and after it was preempted and computed again.
 
 mod adjuster;
 pub mod blueprint;

@@ -224,9 +224,7 @@ impl<D: Device> GpuExecutor<D> {
             match self.in_flight.pop_front() {
                 Some(InFlight::Step { ticket, submitted, asked }) => {
                     let mut output = asked.output(done.results);
-                    let (finished, device) = (self.clock.now(), done.device_nanos);
-                    let submitted = submitted.max(finished.saturating_sub(device));
-                    output.times = StepTimes { submitted, finished, device };
+                    output.times = times(submitted, self.clock.now(), done.device_nanos);
                     self.finished.push_back((ticket, output));
                 }
                 Some(InFlight::Count) => {}
@@ -315,6 +313,11 @@ fn warm_up<D: Device>(device: &mut D, served: &Served) -> Result<(), DeviceError
     Ok(())
 }
 
+/// A step that waited behind another began when that had ended: what it waited is not the device's idling.
+fn times(submitted: Nanos, finished: Nanos, device: Nanos) -> StepTimes {
+    StepTimes { submitted: submitted.max(finished.saturating_sub(device)), finished, device }
+}
+
 /// The engine asked for what cannot be computed.
 fn failed(error: &BadBatch) -> ExecutorError {
     ExecutorError { message: error.to_string() }
@@ -322,4 +325,18 @@ fn failed(error: &BadBatch) -> ExecutorError {
 
 fn lost(error: &DeviceError) -> ExecutorError {
     ExecutorError { message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_timed_from_when_it_began() {
+        let began = |submitted, finished, device| times(submitted, finished, device).submitted;
+        assert_eq!(began(10, 100, 90), 10, "at once");
+        assert_eq!(began(10, 100, 30), 70, "behind another");
+        assert_eq!(began(10, 100, 95), 10, "clocks differ");
+        assert_eq!(began(0, 10, 20), 0);
+    }
 }
