@@ -61,7 +61,7 @@ fn fill(metrics: &Metrics, replica: ReplicaId) {
         let time = (1 << (power % 44)) + 12_345 * power;
         let tokens = 1 << (power % 15);
         let step = LastStep { wall: time, device: time, prefill_tokens: tokens, ..LastStep::default() };
-        metrics.observe(&EngineEvent::Step { replica, step: &step });
+        metrics.observe(&EngineEvent::Step { replica, step: &step, roof: None });
         metrics.observe(&EngineEvent::Decision { seat, cost: CallCost { nanos: time, fuel: 0 } });
         metrics.observe(&EngineEvent::FirstToken { replica, after: time });
         metrics.observe(&EngineEvent::Token { replica, after: time });

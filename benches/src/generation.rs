@@ -30,6 +30,8 @@ pub struct Timed {
     pub decode: Vec<Duration>,
     /// Of those steps, that the device computed.
     pub device: Vec<Duration>,
+    /// And that its bandwidth and arithmetic allow; none where they are not known.
+    pub roof: Vec<Duration>,
     /// The answers' tokens, the first excepted.
     pub tokens: Vec<Vec<u32>>,
 }
@@ -57,12 +59,23 @@ impl Generation {
             let output = finish(executor)?;
             timed.decode.push(ended.elapsed());
             timed.device.push(Duration::from_nanos(output.times.device));
+            timed.roof.extend(output.times.roof.map(Duration::from_nanos));
             ended = Instant::now();
             last = tokens(output)?;
             timed.tokens.iter_mut().zip(&last).for_each(|(tokens, token)| tokens.push(*token));
             collected += 1;
         }
         Ok(timed)
+    }
+
+    /// One step in which each sequence but the last is given a token, and the last as many of its prompt.
+    pub fn mixed(&self, executor: &mut dyn Executor, run: u32) -> Result<StepOutput, ExecutorError> {
+        let last = self.sequences - 1;
+        let mut batch = self.decode(0, &vec![0; last as usize]);
+        let prompt = (0..run).map(|place| TokenSource::Known(self.token(last, place)));
+        self.add(&mut batch, last, 0, prompt.collect(), true);
+        executor.submit(&batch, 0)?;
+        finish(executor)
     }
 
     /// Whole prompts, as many at once as there may be. Gives the first token of each answer.
@@ -131,6 +144,10 @@ impl Timed {
     /// The same of the time that the device computed.
     pub fn device_step(&self) -> Duration {
         mean(&self.device)
+    }
+
+    pub fn roof_step(&self) -> Duration {
+        mean(&self.roof)
     }
 }
 

@@ -56,7 +56,7 @@ impl Executor for IdleExecutor {
         let sampling = batch.rows.iter().filter(|row| row.draw.is_some());
         let sampled = sampling.map(|row| (row.sequence, Sampled::Token(SampledToken::plain(TOKEN)))).collect();
         self.tickets += 1;
-        let times = StepTimes { submitted: now, finished: now, device: 0 };
+        let times = StepTimes { submitted: now, finished: now, ..StepTimes::default() };
         self.done.push_back((Ticket(self.tickets), StepOutput { sampled, times, ..StepOutput::default() }));
         Ok(Ticket(self.tickets))
     }

@@ -42,7 +42,7 @@ impl Executor for Failing {
         }
         let rows = batch.rows.iter().filter(|row| row.draw.is_some());
         let sampled = rows.map(|row| (row.sequence, Sampled::Token(SampledToken::plain(7)))).collect();
-        let times = StepTimes { submitted: now, finished: now, device: 0 };
+        let times = StepTimes { submitted: now, finished: now, ..StepTimes::default() };
         self.drawn = Some((Ticket(batch.step), StepOutput { sampled, times, ..StepOutput::default() }));
         Ok(Ticket(batch.step))
     }

@@ -1,5 +1,6 @@
 //! One GPU: `cargo bench --features cuda --bench gpu -- check` holds every operation against the host's own arithmetic and
-//! whole models against the CPU; `-- decode` and `-- prefill` time steps of Qwen2.5-14B's shape on random weights.
+//! whole models against the CPU; `-- decode`, `-- prefill` and `-- mixed` time steps of Qwen2.5-14B's shape on random
+//! weights.
 //!
 //! Further words choose: `none`, `int8` or `nf4`; numbers of sequences; of what is checked, `models` or the names of
 //! operations, such as `norm` or `product nf4`; and `seed=N` repeats what another run has drawn.
@@ -36,6 +37,7 @@ fn main() -> Result<()> {
         Some("check") => check::run(&words[1..], &chosen),
         Some("decode") => timing::decode(&chosen),
         Some("prefill") => timing::prefill(&chosen),
+        Some("mixed") => timing::mixed(&chosen),
         // Without a word there is nothing to do, as where all benchmarks are run.
         _ => Ok(()),
     }

@@ -7,7 +7,7 @@ use sluice_benches::generation::Generation;
 use sluice_checkpoint::{LoadFormat, LoadOptions, ModelFiles, Quantization};
 use sluice_kernels::cuda::CudaDevice;
 use sluice_model::StepLimits;
-use sluice_model::gpu::GpuExecutor;
+use sluice_model::gpu::{Ceilings, GpuExecutor};
 use tempfile::TempDir;
 
 use crate::configurations::{folder, qwen2_14b};
@@ -17,11 +17,16 @@ use crate::{Chosen, on_gpu};
 const PROMPT: u32 = 512;
 const ANSWER: u32 = 144;
 
+/// Of a prompt, beside sequences that decode.
+const RUNS: [u32; 6] = [16, 128, 256, 512, 1024, 2048];
+
 /// The mean step by the wall and by the device, for each number of sequences.
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 pub(crate) fn decode(chosen: &Chosen) -> Result<()> {
     let folder = folder(&qwen2_14b())?;
-    println!("weights, sequences: step by the wall, by the device, host's share; prompts of {PROMPT}, ms");
+    println!(
+        "weights, sequences: step by the wall, by the device, the card's roof, ms, its share; prompts of {PROMPT}"
+    );
     for quantization in &chosen.quantizations {
         let most = chosen.sequences.iter().copied().max().context("a number of sequences")?;
         let mut gpu = dummy(&folder, *quantization, &generation(most, PROMPT, ANSWER, 8192))?;
@@ -29,8 +34,8 @@ pub(crate) fn decode(chosen: &Chosen) -> Result<()> {
             let generation = generation(*sequences, PROMPT, ANSWER, 8192);
             let timed = (0..2).map(|_| generation.run(&mut gpu)).collect::<Result<Vec<_>, _>>()?;
             let best = timed.iter().min_by_key(|timed| timed.step()).context("two runs")?;
-            let (step, device) = (milliseconds(best.step()), milliseconds(best.device_step()));
-            println!("{quantization}, {sequences}: {step:.3}, {device:.3}, {:.1} %", (1.0 - device / step) * 100.0);
+            let [step, device, roof] = [best.step(), best.device_step(), best.roof_step()].map(milliseconds);
+            println!("{quantization}, {sequences}: {step:.3}, {device:.3}, {roof:.3}, {:.0} %", 100.0 * roof / step);
         }
     }
     Ok(())
@@ -54,6 +59,24 @@ pub(crate) fn prefill(chosen: &Chosen) -> Result<()> {
     Ok(())
 }
 
+/// Steps of sequences that are given a token each, and a run of a prompt beside them.
+#[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+pub(crate) fn mixed(chosen: &Chosen) -> Result<()> {
+    let folder = folder(&qwen2_14b())?;
+    println!("weights, sequences, tokens of a prompt: step by the device, the card's roof, ms, its share");
+    for quantization in &chosen.quantizations {
+        let mut gpu = dummy(&folder, *quantization, &generation(257, 2048, 16, 2304))?;
+        for (sequences, run) in [64, 128].into_iter().flat_map(|count| RUNS.map(|run| (count, run))) {
+            let generation = generation(sequences + 1, 2048, 16, 2304);
+            let times = (0..4).map(|_| Ok(generation.mixed(&mut gpu, run)?.times)).collect::<Result<Vec<_>>>()?;
+            let best = times.iter().min_by_key(|times| times.device).context("four steps")?;
+            let (step, roof) = (best.device as f64 / 1e6, best.roof.unwrap_or(0) as f64 / 1e6);
+            println!("{quantization}, {sequences}, {run}: {step:.2}, {roof:.2}, {:.0} %", 100.0 * roof / step);
+        }
+    }
+    Ok(())
+}
+
 /// With room for the largest of what is generated.
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 fn dummy(folder: &TempDir, quantization: Quantization, most: &Generation) -> Result<GpuExecutor<CudaDevice>> {
@@ -62,8 +85,12 @@ fn dummy(folder: &TempDir, quantization: Quantization, most: &Generation) -> Res
     let options = LoadOptions { format: LoadFormat::Dummy { seed: 7 }, quantization, ..LoadOptions::default() };
     let (max_tokens, max_rows) = (most.max_tokens, most.sequences);
     let limits = StepLimits { blocks: most.blocks(), block_tokens: 16, max_tokens, max_rows };
-    let gpu = on_gpu(&files, options, limits)?;
+    let mut gpu = on_gpu(&files, options, limits)?;
     println!("{quantization}: loaded in {:.1} s", began.elapsed().as_secs_f64());
+    if let Some(Ceilings { bytes_per_second, flops_per_second }) = gpu.measure_roof()? {
+        println!("{quantization}: the card reads {:.2} TB/s", bytes_per_second / 1e12);
+        println!("{quantization}: and multiplies {:.0} TFLOP/s", flops_per_second / 1e12);
+    }
     Ok(gpu)
 }
 

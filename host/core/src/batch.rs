@@ -98,6 +98,8 @@ pub struct StepTimes {
     pub finished: Nanos,
     /// Time that the device computed.
     pub device: Nanos,
+    /// What its bandwidth and arithmetic allow, where they are known: it could not have computed this in less.
+    pub roof: Option<Nanos>,
 }
 
 impl Draw {

@@ -14,6 +14,8 @@ pub enum EngineEvent<'a> {
     Step {
         replica: ReplicaId,
         step: &'a LastStep,
+        /// See [`StepTimes`](crate::StepTimes).
+        roof: Option<Nanos>,
     },
     /// What a replica holds, after it changed. Blocks that only hold a cached prefix are not in use.
     Occupancy {

@@ -7,6 +7,8 @@ use sluice_core::{DeviceReading, Nanos, SECOND, StepTimes};
 pub(crate) struct Meter {
     window_start: Nanos,
     device_time: Nanos,
+    /// What the device could have computed that in; once it is known of any step.
+    roof: Option<Nanos>,
     last_finish: Nanos,
     number: u64,
     /// When the oldest number of the sample was true.
@@ -24,6 +26,7 @@ impl Meter {
         let gap = times.submitted.saturating_sub(self.last_finish);
         self.last_finish = times.finished;
         self.device_time += times.device;
+        self.roof = times.roof.map_or(self.roof, |roof| Some(self.roof.unwrap_or(0) + roof));
         gap
     }
 
@@ -36,11 +39,12 @@ impl Meter {
     pub(crate) fn sample(&mut self, reading: Option<DeviceReading>, now: Nanos) -> DeviceSample {
         let reading = reading.filter(|reading| reading.is_fresh(now));
         let window = self.window(now);
-        let engine_busy = (self.device_time as f64 / window.max(1) as f64).min(1.0);
+        let share = |time: Nanos| (time as f64 / window.max(1) as f64).min(1.0);
+        let (engine_busy, roofline_share) = (share(self.device_time), self.roof.map(share));
         self.number += 1;
         self.taken = reading.map_or(now, |reading| reading.taken.min(now));
-        (self.window_start, self.device_time) = (now, 0);
-        let own = DeviceSample { number: self.number, window, engine_busy, ..DeviceSample::default() };
+        (self.window_start, self.device_time, self.roof) = (now, 0, self.roof.map(|_| 0));
+        let own = DeviceSample { number: self.number, window, engine_busy, roofline_share, ..DeviceSample::default() };
         let sample = DeviceSample { age: now - self.taken, ..with_reading(own, reading.unwrap_or_default()) };
         self.sample = Some(sample);
         sample
@@ -91,13 +95,27 @@ mod tests {
     #[test]
     fn busy_is_device_time_over_wall_time() {
         let mut meter = Meter::new(0);
-        assert_eq!(meter.step(&StepTimes { submitted: 10, finished: SECOND / 2 + 10, device: SECOND / 2 }), 10);
+        let half = StepTimes { submitted: 10, finished: SECOND / 2 + 10, device: SECOND / 2, roof: None };
+        assert_eq!(meter.step(&half), 10);
         assert!(!meter.is_due(SECOND / 2) && meter.is_due(2 * SECOND));
         assert_eq!(meter.latest(SECOND / 2), None);
         let sample = meter.sample(None, 2 * SECOND);
         assert_eq!((sample.number, sample.engine_busy, sample.window), (1, 0.25, 2 * SECOND));
         assert!(!meter.is_due(2 * SECOND + 5));
         assert_eq!(meter.latest(2 * SECOND + 5), Some(DeviceSample { age: 5, ..sample }));
+    }
+
+    #[test]
+    fn what_the_device_allows_counts_once_it_is_known() {
+        let mut meter = Meter::new(0);
+        let step = |roof| StepTimes { roof, device: SECOND / 2, ..StepTimes::default() };
+        meter.step(&step(None));
+        assert_eq!(meter.sample(None, SECOND).roofline_share, None);
+        meter.step(&step(Some(SECOND / 8)));
+        meter.step(&step(Some(SECOND / 8)));
+        let sample = meter.sample(None, 2 * SECOND);
+        assert_eq!((sample.engine_busy, sample.roofline_share), (1.0, Some(0.25)));
+        assert_eq!(meter.sample(None, 3 * SECOND).roofline_share, Some(0.0), "nothing was computed");
     }
 
     #[test]

@@ -410,7 +410,7 @@ impl Replica {
         let wall = times.finished.saturating_sub(times.submitted);
         let step = LastStep { wall, device: times.device, host_gap, finished, ..submitted.account };
         self.view.last_step = Some(step);
-        self.observer.observe(&EngineEvent::Step { replica: self.config.id, step: &step });
+        self.observer.observe(&EngineEvent::Step { replica: self.config.id, step: &step, roof: times.roof });
         Ok(())
     }
 

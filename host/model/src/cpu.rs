@@ -123,7 +123,7 @@ impl Executor for CpuExecutor {
         let started = self.clock.now();
         let mut output = self.compute(batch);
         let finished = self.clock.now();
-        output.times = StepTimes { submitted: now, finished, device: finished.saturating_sub(started) };
+        output.times = StepTimes { submitted: now, finished, device: finished.saturating_sub(started), roof: None };
         self.submitted += 1;
         let ticket = Ticket(self.submitted);
         self.finished = Some((ticket, output));
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(output.sampled[0], (RequestId(0), token(5)));
         assert!(matches!(&output.sampled[1], (RequestId(2), Sampled::Failed(why)) if why.contains("NaN")));
         assert_eq!(output.sampled[2..], [(RequestId(3), token(1))]);
-        assert_eq!(output.times, StepTimes { submitted: 7, finished: 110, device: 10 });
+        assert_eq!(output.times, StepTimes { submitted: 7, finished: 110, device: 10, roof: None });
         assert_eq!(executor.collect(9).unwrap(), None);
     }
 

@@ -104,6 +104,8 @@ fn executors(model: Arc<GpuModel>, limits: StepLimits, clock: Arc<dyn Clock>) ->
         // They load side by side, and one bar is enough.
         let progress: Box<dyn Progress> = if replica == 0 { Box::new(LoadingBar::default()) } else { Box::new(Silent) };
         let executor = model.load(device, limits, progress, Arc::clone(&clock));
-        Ok(Box::new(executor.map_err(|error| failed(error.to_string()))?) as Box<dyn Executor>)
+        let mut executor = executor.map_err(|error| failed(error.to_string()))?;
+        executor.measure_roof()?;
+        Ok(Box::new(executor) as Box<dyn Executor>)
     })
 }

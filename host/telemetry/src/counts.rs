@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sluice_core::view::LastStep;
-use sluice_core::{FinishReason, Finished};
+use sluice_core::{FinishReason, Finished, Nanos};
 
 use crate::distribution::{Distribution, Unit};
 use crate::own::{LATENCY, STEP};
@@ -23,6 +23,7 @@ pub(crate) struct ReplicaCounts {
     pub(crate) preemptions: Count,
     pub(crate) recomputed: Count,
     pub(crate) device: Count,
+    pub(crate) roof: Count,
     pub(crate) lost: Count,
     pub(crate) prefix_queried: Count,
     pub(crate) prefix_hit: Count,
@@ -78,6 +79,7 @@ impl ReplicaCounts {
             preemptions: Count::default(),
             recomputed: Count::default(),
             device: Count::default(),
+            roof: Count::default(),
             lost: Count::default(),
             prefix_queried: Count::default(),
             prefix_hit: Count::default(),
@@ -91,11 +93,12 @@ impl ReplicaCounts {
         }
     }
 
-    pub(crate) fn step(&self, step: &LastStep) {
+    pub(crate) fn step(&self, step: &LastStep, roof: Option<Nanos>) {
         self.step.observe(step.wall);
         self.step_tokens.observe(u64::from(step.prefill_tokens) + u64::from(step.decode_sequences));
         self.recomputed.add(u64::from(step.recomputed_tokens));
         self.device.add(step.device);
+        self.roof.add(roof.unwrap_or(0));
     }
 
     pub(crate) fn lost(&self) {

@@ -44,8 +44,8 @@ impl EngineMetrics {
         families
     }
 
-    pub(crate) fn step(&self, replica: ReplicaId, step: &LastStep) {
-        self.replica(replica).inspect(|counts| counts.step(step));
+    pub(crate) fn step(&self, replica: ReplicaId, step: &LastStep, roof: Option<Nanos>) {
+        self.replica(replica).inspect(|counts| counts.step(step, roof));
     }
 
     pub(crate) fn occupancy(&self, replica: ReplicaId, (running, waiting): (u32, u32), (used, total): (u32, u32)) {

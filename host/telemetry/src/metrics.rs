@@ -83,7 +83,7 @@ impl Metrics {
 impl Observer for Metrics {
     fn observe(&self, event: &EngineEvent<'_>) {
         match *event {
-            EngineEvent::Step { replica, step } => self.engine.step(replica, step),
+            EngineEvent::Step { replica, step, roof } => self.engine.step(replica, step, roof),
             EngineEvent::Occupancy { replica, running, waiting, blocks_used, blocks_total } => {
                 self.engine.occupancy(replica, (running, waiting), (blocks_used, blocks_total));
             }

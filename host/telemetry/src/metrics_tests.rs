@@ -78,11 +78,12 @@ fn every_event_shows_in_a_scrape() {
     let step = LastStep { wall: 3 * MILLISECOND, device: SECOND, recomputed_tokens: 4, ..LastStep::default() };
     let (done, calm, fault) = (finished(), installed("calm", 1), fault());
     let busy = Rejection { caller: false, reason: "full".to_owned(), retry_after: SECOND };
-    let step = EngineEvent::Step { replica: REPLICA, step: &step };
+    let step = EngineEvent::Step { replica: REPLICA, step: &step, roof: Some(SECOND / 2) };
     let held = EngineEvent::Occupancy { replica: REPLICA, running: 3, waiting: 2, blocks_used: 75, blocks_total: 100 };
     let cost = CallCost { nanos: 2000, fuel: 0 };
-    let cases: [(EngineEvent<'_>, &str, f64); 22] = [
+    let cases: [(EngineEvent<'_>, &str, f64); 23] = [
         (step.clone(), r#"sluice_device_busy_seconds_total{replica="1"}"#, 1.0),
+        (step.clone(), r#"sluice_device_roofline_seconds_total{replica="1"}"#, 0.5),
         (held.clone(), r#"sluice_requests_running{replica="1"}"#, 3.0),
         (held.clone(), r#"sluice_requests_waiting{replica="1"}"#, 2.0),
         (held, r#"sluice_kv_cache_usage_ratio{replica="1"}"#, 0.75),
@@ -188,7 +189,7 @@ fn an_answer_counts_while_it_lives() {
 fn vllms_names_show_the_same_counts_and_are_not_there_unless_asked_for() {
     let step = LastStep { prefill_tokens: 7, decode_sequences: 2, ..LastStep::default() };
     let (done, queue) = (finished(), EngineEvent::Queue { requests: 7, tokens: 70 });
-    let step = EngineEvent::Step { replica: REPLICA, step: &step };
+    let step = EngineEvent::Step { replica: REPLICA, step: &step, roof: None };
     let held = EngineEvent::Occupancy { replica: REPLICA, running: 3, waiting: 2, blocks_used: 75, blocks_total: 100 };
     let first = EngineEvent::FirstToken { replica: REPLICA, after: SECOND / 4 };
     let token = EngineEvent::Token { replica: REPLICA, after: SECOND / 4 };

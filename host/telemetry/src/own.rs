@@ -46,6 +46,12 @@ const BY_REPLICA: &[Number] = &[
         value: Value::Seconds(|replica| replica.device.get()),
     },
     Number {
+        name: "sluice_device_roofline_seconds_total",
+        kind: Kind::Counter,
+        help: "Time in which the device's bandwidth and arithmetic allow the steps that it computed; its rate is the roofline share. 0 where they are not known.",
+        value: Value::Seconds(|replica| replica.roof.get()),
+    },
+    Number {
         name: "sluice_preemptions_total",
         kind: Kind::Counter,
         help: "Sequences preempted.",

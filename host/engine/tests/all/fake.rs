@@ -173,7 +173,7 @@ impl Executor for FakeExecutor {
         }
         assert!(self.in_flight.len() < self.depth, "more steps in flight than the executor takes");
         let output = self.compute(batch);
-        let times = StepTimes { submitted: now, finished: now + MILLISECOND, device: MILLISECOND };
+        let times = StepTimes { submitted: now, finished: now + MILLISECOND, device: MILLISECOND, roof: None };
         self.tickets += 1;
         self.in_flight.push_back((Ticket(self.tickets), StepOutput { times, ..output }));
         Ok(Ticket(self.tickets))

@@ -11,13 +11,14 @@ use sluice_kernels::attention::Path;
 use sluice_kernels::op::Count;
 use sluice_kernels::product::row_counts;
 use sluice_kernels::sampling::CountSpan;
-use sluice_kernels::{Card, Copy, Device, DeviceError, GraphId, Op, Submission, WeightForm, Work};
+use sluice_kernels::{Card, Copy, Device, DeviceError, GraphId, Op, Region, Submission, WeightForm, Work};
 
 use crate::gpu::counts::{Counted, Counts};
 use crate::gpu::forward::{Forward, Group, Tokens};
 use crate::gpu::memory::Memory;
 use crate::gpu::outcome::Asked;
 use crate::gpu::planned::{Planned, Planner};
+use crate::gpu::roof::{Ceilings, Roof};
 use crate::gpu::shape::Shape;
 use crate::gpu::staging::Staging;
 use crate::layers::Logn;
@@ -33,6 +34,8 @@ pub struct GpuExecutor<D> {
     counts: Counts,
     /// Where the last step that was submitted drew for each sequence.
     drawn: HashMap<RequestId, u32>,
+    /// Known once it was measured.
+    roof: Option<Roof>,
     in_flight: VecDeque<InFlight>,
     finished: VecDeque<(Ticket, StepOutput)>,
     submitted: u64,
@@ -65,6 +68,7 @@ enum InFlight {
     Step {
         ticket: Ticket,
         submitted: Nanos,
+        roof: Option<Nanos>,
         asked: Asked,
     },
 }
@@ -104,6 +108,7 @@ impl<D: Device> GpuExecutor<D> {
             limits,
             recorded,
             drawn: HashMap::new(),
+            roof: None,
             in_flight: VecDeque::new(),
             finished: VecDeque::new(),
             submitted: 0,
@@ -111,6 +116,15 @@ impl<D: Device> GpuExecutor<D> {
             copies: Vec::new(),
             slots: Vec::new(),
         })
+    }
+
+    /// From here on each step says what it could have taken. Called before the first one: what the cache holds is lost.
+    pub fn measure_roof(&mut self) -> Result<Option<Ceilings>, ExecutorError> {
+        let pool = &self.served.memory.pool;
+        let scratch = Region { at: pool.keys, bytes: u64::from(pool.layers) * pool.layer_bytes() };
+        let ceilings = Ceilings::measure(&mut self.device, scratch).map_err(|error| lost(&error))?;
+        self.roof = ceilings.map(|ceilings| Roof::new(ceilings, &self.served.shape, &self.served.memory.weights));
+        Ok(ceilings)
     }
 
     fn check(&self, batch: &Batch) -> Result<(), BadBatch> {
@@ -222,9 +236,9 @@ impl<D: Device> GpuExecutor<D> {
     fn take_finished(&mut self) -> Result<(), ExecutorError> {
         while let Some(done) = self.device.poll().map_err(|error| lost(&error))? {
             match self.in_flight.pop_front() {
-                Some(InFlight::Step { ticket, submitted, asked }) => {
+                Some(InFlight::Step { ticket, submitted, roof, asked }) => {
                     let mut output = asked.output(done.results);
-                    output.times = times(submitted, self.clock.now(), done.device_nanos);
+                    output.times = StepTimes { roof, ..times(submitted, self.clock.now(), done.device_nanos) };
                     self.finished.push_back((ticket, output));
                 }
                 Some(InFlight::Count) => {}
@@ -246,7 +260,8 @@ impl<D: Device> Executor for GpuExecutor<D> {
         let asked = self.submit_step(batch)?;
         self.submitted += 1;
         let ticket = Ticket(self.submitted);
-        self.in_flight.push_back(InFlight::Step { ticket, submitted: now, asked });
+        let roof = self.roof.as_ref().map(|roof| roof.of(batch));
+        self.in_flight.push_back(InFlight::Step { ticket, submitted: now, roof, asked });
         Ok(ticket)
     }
 
@@ -315,7 +330,7 @@ fn warm_up<D: Device>(device: &mut D, served: &Served) -> Result<(), DeviceError
 
 /// A step that waited behind another began when that had ended: what it waited is not the device's idling.
 fn times(submitted: Nanos, finished: Nanos, device: Nanos) -> StepTimes {
-    StepTimes { submitted: submitted.max(finished.saturating_sub(device)), finished, device }
+    StepTimes { submitted: submitted.max(finished.saturating_sub(device)), finished, device, roof: None }
 }
 
 /// The engine asked for what cannot be computed.

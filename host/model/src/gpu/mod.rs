@@ -16,6 +16,7 @@ mod memory;
 mod model;
 mod outcome;
 mod planned;
+mod roof;
 mod shape;
 mod staging;
 mod weights;
@@ -25,6 +26,7 @@ pub use host_device::HostDevice;
 pub use loader::GpuLoadError;
 pub use memory::BadLimits;
 pub use model::GpuModel;
+pub use roof::Ceilings;
 pub use shape::Unsupported;
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use crate::blueprint::Blueprint;
 use crate::gpu::executor::{GpuExecutor, Served, pinned_bytes};
 use crate::gpu::loader::{GpuLoadError, Loader};
 use crate::gpu::memory::{BadLimits, Memory};
+#[cfg(test)]
+use crate::gpu::roof::{Ceilings, Roof};
 use crate::gpu::shape::Shape;
 use crate::gpu::weights::LayerHeld;
 use crate::layers::Logn;
@@ -96,6 +98,11 @@ impl GpuModel {
         let limits = ModelLimits { vocab: shape.size.vocab as u32, max_model_len: info.max_model_len };
         let (variants, logn) = (info.variants.clone(), blueprint.logn.map(Logn::new));
         Served { card, shape: *shape, memory, limits, variants, logn, eps: blueprint.eps as f32 }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn roof(&self, ceilings: Ceilings, card: &Card, limits: &StepLimits) -> Roof {
+        Roof::new(ceilings, &self.shape, &self.place(card, limits).weights)
     }
 
     fn place(&self, card: &Card, limits: &StepLimits) -> Memory {

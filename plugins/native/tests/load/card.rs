@@ -98,7 +98,7 @@ impl Executor for ModelledExecutor {
     fn submit(&mut self, batch: &Batch, now: Nanos) -> Result<Ticket, ExecutorError> {
         let device = self.card.step(batch);
         let sampled = batch.rows.iter().filter(|row| row.draw.is_some()).map(|row| self.draw(row)).collect();
-        let times = StepTimes { submitted: now, finished: now + device, device };
+        let times = StepTimes { submitted: now, finished: now + device, device, roof: None };
         self.ends.store(times.finished, Ordering::SeqCst);
         self.submitted += 1;
         self.steps.push_back((Ticket(self.submitted), StepOutput { sampled, times, ..StepOutput::default() }));
