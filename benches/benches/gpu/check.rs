@@ -5,7 +5,6 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use sluice_benches::operations::{Checker, MEMORY, Subject, subjects};
 use sluice_checkpoint::{LoadFormat, LoadOptions, ModelFiles, Quantization, Silent};
-use sluice_kernels::cuda::CudaDevice;
 use sluice_kernels::{Card, Device};
 use sluice_model::gpu::HostDevice;
 use sluice_model::gpu::agreement::{Agreement, Script};
@@ -13,7 +12,7 @@ use sluice_model::{CpuExecutor, StepLimits, embedded, load};
 use tempfile::TempDir;
 
 use crate::configurations::{folder, qwen, qwen2, qwen3};
-use crate::{Chosen, clock, on_gpu};
+use crate::{Chosen, clock};
 
 /// A model, and what rounding to bf16 may make of its log-probabilities. A trained one is surer than random ones, and its
 /// logits lie further apart: of the 50,000 alternatives of the longest script, plain arithmetic that rounds where the card
@@ -48,7 +47,7 @@ pub(crate) fn run(words: &[String], chosen: &Chosen) -> Result<()> {
         None => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64,
     };
     let only_operations = words.iter().any(|word| *word != "models" && word.parse::<Quantization>().is_err());
-    let operations = words.contains(&"models") || check_operations(&words, seed)?;
+    let operations = words.contains(&"models") || check_operations(&words, seed, chosen)?;
     let models = only_operations || check_models(chosen)?;
     ensure!(operations && models, "the card does not compute what the CPU does");
     Ok(())
@@ -56,8 +55,8 @@ pub(crate) fn run(words: &[String], chosen: &Chosen) -> Result<()> {
 
 /// Each on the card and on the host. Goes on after failures.
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
-fn check_operations(words: &[&str], seed: u64) -> Result<bool> {
-    let gpu = CudaDevice::open(0)?;
+fn check_operations(words: &[&str], seed: u64, chosen: &Chosen) -> Result<bool> {
+    let gpu = chosen.open()?;
     let card = gpu.card().clone();
     let meant: Vec<Subject> = subjects(&card, true).into_iter().filter(|subject| subject.is_meant(words)).collect();
     ensure!(!meant.is_empty(), "nothing that is checked is called `{}`", words.join(" "));
@@ -85,7 +84,7 @@ fn check_models(chosen: &Chosen) -> Result<bool> {
     println!("model, weights, sequences: positions, worst and mean difference of log-probabilities, disagreements");
     for model in models()? {
         for quantization in &chosen.quantizations {
-            good &= check_model(&model, *quantization)?;
+            good &= check_model(&model, *quantization, chosen)?;
         }
     }
     Ok(good)
@@ -93,7 +92,7 @@ fn check_models(chosen: &Chosen) -> Result<bool> {
 
 /// One executor for all scripts, since loading takes longer than they do.
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
-fn check_model(model: &Subjected, quantization: Quantization) -> Result<bool> {
+fn check_model(model: &Subjected, quantization: Quantization, chosen: &Chosen) -> Result<bool> {
     let scripts: Vec<Script> =
         scripts(model.longest).iter().map(|lengths| Script::random(model.vocab, lengths, BLOCK_TOKENS, 3)).collect();
     let options = LoadOptions { format: model.format, quantization, ..LoadOptions::default() };
@@ -105,7 +104,7 @@ fn check_model(model: &Subjected, quantization: Quantization) -> Result<bool> {
         max_rows: most(|script| script.sequences.len() as u32),
     };
     let mut cpu = CpuExecutor::new(load(&model.files, options, Box::new(Silent))?, limits, clock())?;
-    let mut gpu = on_gpu(&model.files, options, limits)?;
+    let mut gpu = chosen.load(&model.files, options, limits)?;
     let mut all = true;
     for script in &scripts {
         let found = Agreement::of(script, &mut cpu, &mut gpu, model.decided)?;

@@ -3,7 +3,8 @@
 //! weights.
 //!
 //! Further words choose: `none`, `int8` or `nf4`; numbers of sequences; of what is checked, `models` or the names of
-//! operations, such as `norm` or `product nf4`; and `seed=N` repeats what another run has drawn.
+//! operations, such as `norm` or `product nf4`; and `seed=N` repeats what another run has drawn. With `like-rtx-4090`, and
+//! `CUDA_FORCE_PTX_JIT=1` in the environment, the card does what a card of that generation does.
 
 mod check;
 mod configurations;
@@ -12,9 +13,10 @@ mod timing;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use sluice_checkpoint::{LoadOptions, ModelFiles, Quantization, Silent};
 use sluice_core::{Clock, Nanos};
+use sluice_kernels::Card;
 use sluice_kernels::cuda::CudaDevice;
 use sluice_model::StepLimits;
 use sluice_model::gpu::{GpuExecutor, GpuModel};
@@ -31,8 +33,9 @@ const QUANTIZATIONS: [Quantization; 3] = [Quantization::None, Quantization::Int8
 const SEQUENCES: [u32; 8] = [1, 4, 8, 16, 32, 64, 128, 256];
 
 fn main() -> Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let mut words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let chosen = Chosen::of(&words);
+    words.retain(|word| word != LIKE_RTX_4090);
     match words.first().map(String::as_str) {
         Some("check") => check::run(&words[1..], &chosen),
         Some("decode") => timing::decode(&chosen),
@@ -46,7 +49,13 @@ fn main() -> Result<()> {
 struct Chosen {
     quantizations: Vec<Quantization>,
     sequences: Vec<u32>,
+    like: Option<Card>,
 }
+
+/// What the driver is told by it: to compile kernels for no card in particular.
+const JIT: &str = "CUDA_FORCE_PTX_JIT";
+
+const LIKE_RTX_4090: &str = "like-rtx-4090";
 
 impl Chosen {
     fn of(words: &[String]) -> Self {
@@ -58,15 +67,26 @@ impl Chosen {
         if sequences.is_empty() {
             sequences = SEQUENCES.to_vec();
         }
-        Self { quantizations, sequences }
+        let like = words.iter().any(|word| word == LIKE_RTX_4090).then(Card::rtx_4090);
+        Self { quantizations, sequences, like }
+    }
+
+    fn open(&self) -> Result<CudaDevice> {
+        let Some(like) = &self.like else { return Ok(CudaDevice::open(0)?) };
+        let compiles = std::env::var_os(JIT).is_some_and(|value| value == "1");
+        ensure!(
+            compiles,
+            "{LIKE_RTX_4090}: set {JIT}=1, or kernels for this card are loaded and not those for that one"
+        );
+        Ok(CudaDevice::open_like(0, like)?)
+    }
+
+    fn load(&self, files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> Result<GpuExecutor<CudaDevice>> {
+        let model = GpuModel::read(files.clone(), options, None)?;
+        Ok(model.load(self.open()?, limits, Box::new(Silent), clock())?)
     }
 }
 
 fn clock() -> Arc<dyn Clock> {
     Arc::new(Monotonic(Instant::now()))
-}
-
-fn on_gpu(files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> Result<GpuExecutor<CudaDevice>> {
-    let model = GpuModel::read(files.clone(), options, None)?;
-    Ok(model.load(CudaDevice::open(0)?, limits, Box::new(Silent), clock())?)
 }

@@ -10,8 +10,8 @@ use sluice_model::StepLimits;
 use sluice_model::gpu::{Ceilings, GpuExecutor};
 use tempfile::TempDir;
 
+use crate::Chosen;
 use crate::configurations::{folder, qwen2_14b};
-use crate::{Chosen, on_gpu};
 
 /// Prompts of 512, 144 new tokens of which 16 are not counted.
 const PROMPT: u32 = 512;
@@ -29,7 +29,7 @@ pub(crate) fn decode(chosen: &Chosen) -> Result<()> {
     );
     for quantization in &chosen.quantizations {
         let most = chosen.sequences.iter().copied().max().context("a number of sequences")?;
-        let mut gpu = dummy(&folder, *quantization, &generation(most, PROMPT, ANSWER, 8192))?;
+        let mut gpu = dummy(&folder, *quantization, chosen, &generation(most, PROMPT, ANSWER, 8192))?;
         for sequences in &chosen.sequences {
             let generation = generation(*sequences, PROMPT, ANSWER, 8192);
             let timed = (0..2).map(|_| generation.run(&mut gpu)).collect::<Result<Vec<_>, _>>()?;
@@ -47,7 +47,7 @@ pub(crate) fn prefill(chosen: &Chosen) -> Result<()> {
     let folder = folder(&qwen2_14b())?;
     println!("weights, prompts of 2048, tokens a step: ms, tokens per second");
     for quantization in &chosen.quantizations {
-        let mut gpu = dummy(&folder, *quantization, &generation(8, 2048, 2, 16_384))?;
+        let mut gpu = dummy(&folder, *quantization, chosen, &generation(8, 2048, 2, 16_384))?;
         for (sequences, max_tokens) in [(8, 16_384), (8, 2048), (1, 2048)] {
             let generation = generation(sequences, 2048, 2, max_tokens);
             let timed = (0..3).map(|_| generation.run(&mut gpu)).collect::<Result<Vec<_>, _>>()?;
@@ -65,7 +65,7 @@ pub(crate) fn mixed(chosen: &Chosen) -> Result<()> {
     let folder = folder(&qwen2_14b())?;
     println!("weights, sequences, tokens of a prompt: step by the device, the card's roof, ms, its share");
     for quantization in &chosen.quantizations {
-        let mut gpu = dummy(&folder, *quantization, &generation(257, 2048, 16, 2304))?;
+        let mut gpu = dummy(&folder, *quantization, chosen, &generation(257, 2048, 16, 2304))?;
         for (sequences, run) in [64, 128].into_iter().flat_map(|count| RUNS.map(|run| (count, run))) {
             let generation = generation(sequences + 1, 2048, 16, 2304);
             let times = (0..4).map(|_| Ok(generation.mixed(&mut gpu, run)?.times)).collect::<Result<Vec<_>>>()?;
@@ -79,13 +79,18 @@ pub(crate) fn mixed(chosen: &Chosen) -> Result<()> {
 
 /// With room for the largest of what is generated.
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
-fn dummy(folder: &TempDir, quantization: Quantization, most: &Generation) -> Result<GpuExecutor<CudaDevice>> {
+fn dummy(
+    folder: &TempDir,
+    quantization: Quantization,
+    chosen: &Chosen,
+    most: &Generation,
+) -> Result<GpuExecutor<CudaDevice>> {
     let began = Instant::now();
     let files = ModelFiles::folder(folder.path());
     let options = LoadOptions { format: LoadFormat::Dummy { seed: 7 }, quantization, ..LoadOptions::default() };
     let (max_tokens, max_rows) = (most.max_tokens, most.sequences);
     let limits = StepLimits { blocks: most.blocks(), block_tokens: 16, max_tokens, max_rows };
-    let mut gpu = on_gpu(&files, options, limits)?;
+    let mut gpu = chosen.load(&files, options, limits)?;
     println!("{quantization}: loaded in {:.1} s", began.elapsed().as_secs_f64());
     if let Some(Ceilings { bytes_per_second, flops_per_second }) = gpu.measure_roof()? {
         println!("{quantization}: the card reads {:.2} TB/s", bytes_per_second / 1e12);

@@ -38,6 +38,23 @@ impl CudaDevice {
     /// or it has no room for what kernels need for themselves.
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
         let (context, card) = Context::open(ordinal)?;
+        Self::new(context, card)
+    }
+
+    /// Plans as for a card like another one that has less: so code for cards that are not there is run on one that is.
+    /// The driver has to have compiled the kernels anew, for which `CUDA_FORCE_PTX_JIT=1` is in the environment: those for
+    /// the card itself are others.
+    pub fn open_like(ordinal: usize, other: &Card) -> Result<Self, DeviceError> {
+        let (context, card) = Context::open(ordinal)?;
+        let (capability, shared_bytes) = (other.capability, other.shared_bytes);
+        if capability > card.capability || shared_bytes > card.shared_bytes {
+            return Err(DeviceError(format!("a {} cannot do what a {} does", card.name, other.name)));
+        }
+        let name = format!("{} like a {}", card.name, other.name);
+        Self::new(context, Card { name, capability, shared_bytes, ..card })
+    }
+
+    fn new(context: Context, card: Card) -> Result<Self, DeviceError> {
         let stream = Stream::new()?;
         Ok(Self {
             recorded: Vec::new(),
