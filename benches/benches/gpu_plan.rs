@@ -8,7 +8,7 @@ use sluice_benches::decoding::quantile;
 use sluice_checkpoint::{LoadOptions, Silent};
 use sluice_core::{Batch, BlockId, Clock, Draw, Executor, Nanos, RequestId, Row, SamplingParams, TokenSource};
 use sluice_kernels::{Address, Card, Device, DeviceError, Finished, GraphId, Op, Submission};
-use sluice_model::gpu::GpuModel;
+use sluice_model::gpu::{Dequantized, GpuModel};
 use sluice_model::{StepLimits, embedded};
 
 /// Blocks that a sequence of 600 tokens takes.
@@ -101,8 +101,9 @@ fn main() {
     let model = GpuModel::read(embedded(), LoadOptions::default(), None).expect("the embedded model is served");
     let limits = StepLimits { blocks: 256 * BLOCKS, block_tokens: 16, max_tokens: 2048, max_rows: 256 };
     let device = Idle { card: Card::h200(), staging: Vec::new(), results: Vec::new(), used: None };
-    let mut executor =
-        model.load(device, limits, Box::new(Silent), Arc::new(Stopped)).expect("the embedded model is loaded");
+    let mut executor = model
+        .load(device, limits, Dequantized::Anew, Box::new(Silent), Arc::new(Stopped))
+        .expect("the embedded model is loaded");
     for sequences in SEQUENCES {
         let batch = decode(sequences);
         let mut times: Vec<f64> = (0..STEPS)

@@ -180,7 +180,7 @@ mod tests {
     use sluice_checkpoint::{LoadOptions, Silent};
     use sluice_core::{Clock, Nanos};
     use sluice_kernels::Card;
-    use sluice_model::gpu::{GpuModel, HostDevice};
+    use sluice_model::gpu::{Dequantized, GpuModel, HostDevice};
     use sluice_model::{StepLimits, embedded};
 
     use super::*;
@@ -200,7 +200,8 @@ mod tests {
             let limits = StepLimits { blocks: generation.blocks(), block_tokens: 16, max_tokens: 60, max_rows: 3 };
             let model = GpuModel::read(embedded(), LoadOptions::default(), None).unwrap();
             let device = HostDevice::new(Card::h200()).lagging(2);
-            let mut executor = model.load(device, limits, Box::new(Silent), Arc::new(Stopped)).unwrap();
+            let mut executor =
+                model.load(device, limits, Dequantized::Anew, Box::new(Silent), Arc::new(Stopped)).unwrap();
             let timed = generation.run(&mut executor).unwrap();
             assert_eq!((timed.decode.len(), timed.device.len()), (17, 17));
             timed.tokens

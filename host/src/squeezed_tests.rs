@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use sluice_checkpoint::{LoadOptions, Silent};
 use sluice_kernels::Card;
-use sluice_model::gpu::{GpuModel, HostDevice};
+use sluice_model::gpu::{Dequantized, GpuModel, HostDevice};
 use sluice_model::{StepLimits, embedded};
 
 use super::*;
@@ -32,7 +32,7 @@ fn on_host_memory() -> MakeExecutor {
     Arc::new(move |_| {
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
         let device = HostDevice::new(Card::h200()).lagging(1);
-        let executor = model.load(device, limits, Box::new(Silent), clock);
+        let executor = model.load(device, limits, Dequantized::Anew, Box::new(Silent), clock);
         Ok(Box::new(executor.map_err(|error| ExecutorError { message: error.to_string() })?) as Box<dyn Executor>)
     })
 }

@@ -3,8 +3,9 @@
 //! weights.
 //!
 //! Further words choose: `none`, `int8` or `nf4`; numbers of sequences; of what is checked, `models` or the names of
-//! operations, such as `norm` or `product nf4`; and `seed=N` repeats what another run has drawn. With `like-rtx-4090`, and
-//! `CUDA_FORCE_PTX_JIT=1` in the environment, the card does what a card of that generation does.
+//! operations, such as `norm` or `product nf4`; and `seed=N` repeats what another run has drawn. With `keep-dequantized`,
+//! quantised weights are kept in bf16 too. With `like-rtx-4090`, and `CUDA_FORCE_PTX_JIT=1` in the environment, the card
+//! does what a card of that generation does.
 
 mod check;
 mod configurations;
@@ -19,7 +20,7 @@ use sluice_core::{Clock, Nanos};
 use sluice_kernels::Card;
 use sluice_kernels::cuda::CudaDevice;
 use sluice_model::StepLimits;
-use sluice_model::gpu::{GpuExecutor, GpuModel};
+use sluice_model::gpu::{Dequantized, GpuExecutor, GpuModel};
 
 struct Monotonic(Instant);
 
@@ -35,7 +36,7 @@ const SEQUENCES: [u32; 8] = [1, 4, 8, 16, 32, 64, 128, 256];
 fn main() -> Result<()> {
     let mut words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let chosen = Chosen::of(&words);
-    words.retain(|word| word != LIKE_RTX_4090);
+    words.retain(|word| ![LIKE_RTX_4090, KEEP].contains(&word.as_str()));
     match words.first().map(String::as_str) {
         Some("check") => check::run(&words[1..], &chosen),
         Some("decode") => timing::decode(&chosen),
@@ -49,6 +50,7 @@ fn main() -> Result<()> {
 struct Chosen {
     quantizations: Vec<Quantization>,
     sequences: Vec<u32>,
+    dequantized: Dequantized,
     like: Option<Card>,
 }
 
@@ -56,6 +58,8 @@ struct Chosen {
 const JIT: &str = "CUDA_FORCE_PTX_JIT";
 
 const LIKE_RTX_4090: &str = "like-rtx-4090";
+
+const KEEP: &str = "keep-dequantized";
 
 impl Chosen {
     fn of(words: &[String]) -> Self {
@@ -68,7 +72,9 @@ impl Chosen {
             sequences = SEQUENCES.to_vec();
         }
         let like = words.iter().any(|word| word == LIKE_RTX_4090).then(Card::rtx_4090);
-        Self { quantizations, sequences, like }
+        let kept = words.iter().any(|word| word == KEEP);
+        let dequantized = if kept { Dequantized::Kept } else { Dequantized::Anew };
+        Self { quantizations, sequences, dequantized, like }
     }
 
     fn open(&self) -> Result<CudaDevice> {
@@ -83,7 +89,7 @@ impl Chosen {
 
     fn load(&self, files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> Result<GpuExecutor<CudaDevice>> {
         let model = GpuModel::read(files.clone(), options, None)?;
-        Ok(model.load(self.open()?, limits, Box::new(Silent), clock())?)
+        Ok(model.load(self.open()?, limits, self.dequantized, Box::new(Silent), clock())?)
     }
 }
 

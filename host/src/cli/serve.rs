@@ -43,6 +43,9 @@ pub struct ServeArguments {
     /// The part of a GPU's memory that may be taken, up to 1 [default: 0.9]
     #[arg(long, value_name = "SHARE")]
     pub gpu_memory_utilization: Option<f64>,
+    /// Whether a GPU keeps quantised weights in bf16 too, for prompts and large batches: auto, always, never [default: never]
+    #[arg(long, value_name = "WHEN")]
+    pub keep_dequantized: Option<String>,
     /// Copies of the model that serve side by side [default: 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
@@ -147,6 +150,7 @@ impl ServeArguments {
             engine: EngineSection {
                 device: self.device,
                 gpu_memory_utilization: self.gpu_memory_utilization,
+                keep_dequantized: self.keep_dequantized,
                 replicas: self.replicas,
                 max_num_seqs: self.max_num_seqs,
                 max_num_batched_tokens: self.max_num_batched_tokens,

@@ -30,6 +30,7 @@ pub struct EngineConfig {
     pub kv_blocks: KvBlocks,
     /// Of a GPU's memory, between 0 and 1.
     pub gpu_memory_utilization: f64,
+    pub keep_dequantized: KeepDequantized,
     pub max_queued_requests: u32,
     pub max_queued_tokens: u64,
     pub starvation: Duration,
@@ -40,6 +41,15 @@ pub enum KvBlocks {
     /// Enough for all sequences at their longest, within a share of memory; on a GPU all that is left of its share.
     Fitting,
     Exactly(u32),
+}
+
+/// Whether quantised weights are kept in bf16 too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeepDequantized {
+    /// Where they leave the KV cache at least half of what it would have.
+    Auto,
+    Always,
+    Never,
 }
 
 /// Of a step where nobody says otherwise: sequences and tokens. A GPU reads its weights once for all of them.
@@ -76,6 +86,7 @@ impl EngineConfig {
             block_tokens: typed.block_size(),
             kv_blocks: typed.kv_blocks.map_or(KvBlocks::Fitting, KvBlocks::Exactly),
             gpu_memory_utilization: typed.gpu_memory_utilization(),
+            keep_dequantized: keep_dequantized(&typed.keep_dequantized())?,
             max_queued_requests: typed.max_queued_requests(),
             max_queued_tokens: typed.max_queued_tokens(),
             starvation: seconds("engine.starvation", typed.starvation())?,
@@ -117,6 +128,18 @@ fn device(typed: &str) -> Result<DeviceChoice, ConfigError> {
         other => {
             let problem = format!("unknown device `{other}`: there are `auto`, `cpu` and `cuda`");
             Err(ConfigError::new("engine.device", problem))
+        }
+    }
+}
+
+fn keep_dequantized(typed: &str) -> Result<KeepDequantized, ConfigError> {
+    match typed {
+        "auto" => Ok(KeepDequantized::Auto),
+        "always" => Ok(KeepDequantized::Always),
+        "never" => Ok(KeepDequantized::Never),
+        other => {
+            let problem = format!("unknown choice `{other}`: there are `auto`, `always` and `never`");
+            Err(ConfigError::new("engine.keep_dequantized", problem))
         }
     }
 }

@@ -9,7 +9,7 @@ mod read;
 mod sections;
 mod server;
 
-pub use engine::{DeviceChoice, EngineConfig, EngineConfigs, KvBlocks};
+pub use engine::{DeviceChoice, EngineConfig, EngineConfigs, KeepDequantized, KvBlocks};
 pub use layers::Layers;
 pub use meant::{LogFormat, ServeConfig};
 pub use model::{ModelConfig, ModelSource, ServedName};

@@ -132,6 +132,9 @@ section!(EngineSection {
     device: String = "auto".to_owned(),
     /// Of a GPU's memory, the part that weights, activations and the KV cache may take together.
     gpu_memory_utilization: f64 = 0.9,
+    /// auto, always or never: whether quantised weights are kept in bf16 too, which prompts and large batches read, on a GPU
+    /// with room for both.
+    keep_dequantized: String = "never".to_owned(),
     /// Copies of the model that serve side by side; on GPUs each has one of its own.
     replicas: u32 = 1,
     /// Sequences in one step of a replica; without it 64, and 256 on a GPU.

@@ -68,6 +68,7 @@ fn what_makes_no_sense_is_refused() {
         ("[engine]\nmax_num_seqs = 64\nmax_num_batched_tokens = 32", "engine.max_num_batched_tokens"),
         ("[engine]\ndevice = \"tpu\"", "engine.device: unknown device `tpu`: there are `auto`, `cpu` and `cuda`"),
         ("[engine]\ngpu_memory_utilization = 0", "engine.gpu_memory_utilization: is 0, expected more than 0"),
+        ("[engine]\nkeep_dequantized = 'yes'", "engine.keep_dequantized: unknown choice `yes`: there are `auto`"),
         ("[engine]\ngpu_memory_utilization = nan", "engine.gpu_memory_utilization"),
         ("[model]\nmax_model_len = 1", "model.max_model_len"),
         ("[model]\nload_format = \"gguf\"", "unknown format `gguf`"),

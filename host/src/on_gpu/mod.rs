@@ -10,9 +10,9 @@ use sluice_core::{Clock, Executor, ExecutorError, ReplicaId};
 use sluice_kernels::cuda::{self, CudaDevice};
 use sluice_kernels::{Card, Device};
 use sluice_model::StepLimits;
-use sluice_model::gpu::GpuModel;
+use sluice_model::gpu::{Dequantized, GpuModel};
 
-use crate::config::{EngineConfig, ModelConfig};
+use crate::config::{EngineConfig, KeepDequantized, ModelConfig};
 use crate::engine::MakeExecutor;
 use crate::loading_bar::LoadingBar;
 use crate::model::{Computed, description};
@@ -63,14 +63,13 @@ pub(crate) fn load(
     if let Some(found) = found.first() {
         check_pinned(on_gpu.pinned_bytes(&found.card, &limits(engine, 0)), engine.replicas)?;
     }
-    let (info, per_block) = (on_gpu.info(), on_gpu.bytes_per_block());
-    let rooms = found.iter().map(|found| {
-        let fixed = on_gpu.bytes(&found.card, &limits(engine, 0));
-        GpuRoom::find(engine, found.budget, fixed, per_block, info.max_model_len, model.max_model_len)
-            .with_context(|| found.card.name.clone())
-    });
-    let room = rooms.collect::<Result<Vec<_>>>()?.into_iter().min_by_key(|room| room.blocks);
-    let room = room.context("a server has at least one replica")?;
+    let info = on_gpu.info();
+    let (dequantized, room) =
+        choose(engine.keep_dequantized, |dequantized| smallest_room(&on_gpu, engine, &found, model, dequantized))?;
+    if room.max_model_len < info.max_model_len && model.max_model_len.is_none() {
+        let (length, fits) = (info.max_model_len, room.max_model_len);
+        tracing::warn!("the model's {length} tokens do not fit into the KV cache: {fits} are served");
+    }
     let name = found.first().map_or_else(String::new, |found| found.card.name.clone());
     Ok(Computed {
         description: description(info, &model.load, &name),
@@ -79,9 +78,43 @@ pub(crate) fn load(
         kv_bytes_per_token: on_gpu.kv_bytes_per_token(),
         variants: info.variants.clone(),
         blocks: room.blocks,
-        executor: executors(Arc::clone(&on_gpu), limits(engine, room.blocks), Arc::clone(clock)),
+        executor: executors(Arc::clone(&on_gpu), limits(engine, room.blocks), dequantized, Arc::clone(clock)),
         cards: found.into_iter().map(|found| Some(found.uuid)).collect(),
     })
+}
+
+/// Every replica has as many blocks as the one with the least room.
+fn smallest_room(
+    on_gpu: &GpuModel,
+    engine: &EngineConfig,
+    found: &[Found],
+    model: &ModelConfig,
+    dequantized: Dequantized,
+) -> Result<GpuRoom> {
+    let (longest, per_block) = (on_gpu.info().max_model_len, on_gpu.bytes_per_block());
+    let rooms = found.iter().map(|found| {
+        let fixed = on_gpu.bytes(&found.card, &limits(engine, 0), dequantized);
+        GpuRoom::find(engine, found.budget, fixed, per_block, longest, model.max_model_len)
+            .with_context(|| found.card.name.clone())
+    });
+    let smallest = rooms.collect::<Result<Vec<_>>>()?.into_iter().min_by_key(|room| room.blocks);
+    smallest.context("a server has at least one replica")
+}
+
+/// What is kept may cost half of the KV cache, and nothing of a context's length.
+fn choose(keep: KeepDequantized, room: impl Fn(Dequantized) -> Result<GpuRoom>) -> Result<(Dequantized, GpuRoom)> {
+    use Dequantized::{Anew, Kept};
+    match keep {
+        KeepDequantized::Never => Ok((Anew, room(Anew)?)),
+        KeepDequantized::Always => Ok((Kept, room(Kept)?)),
+        KeepDequantized::Auto => {
+            let without = room(Anew)?;
+            let costs_little =
+                |with: &GpuRoom| with.blocks >= without.blocks / 2 && with.max_model_len == without.max_model_len;
+            let with = room(Kept).ok().filter(costs_little);
+            Ok(with.map_or((Anew, without), |with| (Kept, with)))
+        }
+    }
 }
 
 /// Memory that cannot be swapped out is taken from everybody else.
@@ -97,15 +130,47 @@ fn check_pinned(bytes: u64, replicas: u32) -> Result<()> {
     Ok(())
 }
 
-fn executors(model: Arc<GpuModel>, limits: StepLimits, clock: Arc<dyn Clock>) -> MakeExecutor {
+fn executors(
+    model: Arc<GpuModel>,
+    limits: StepLimits,
+    dequantized: Dequantized,
+    clock: Arc<dyn Clock>,
+) -> MakeExecutor {
     Arc::new(move |ReplicaId(replica)| {
         let failed = |message: String| ExecutorError { message };
         let device = CudaDevice::open(replica as usize).map_err(|error| failed(error.to_string()))?;
         // They load side by side, and one bar is enough.
         let progress: Box<dyn Progress> = if replica == 0 { Box::new(LoadingBar::default()) } else { Box::new(Silent) };
-        let executor = model.load(device, limits, progress, Arc::clone(&clock));
+        let executor = model.load(device, limits, dequantized, progress, Arc::clone(&clock));
         let mut executor = executor.map_err(|error| failed(error.to_string()))?;
-        executor.measure_roof()?;
+        if let Err(error) = executor.measure_roof() {
+            tracing::warn!(%error, "what the card can do was not measured: there will be no roofline share");
+        }
         Ok(Box::new(executor) as Box<dyn Executor>)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_kept_twice_where_that_costs_little() {
+        let check = |keep, without: (u32, u32), with: Option<(u32, u32)>, expected: Option<(Dequantized, u32)>| {
+            let room = |(blocks, max_model_len)| GpuRoom { blocks, max_model_len };
+            let found = choose(keep, |dequantized| match dequantized {
+                Dequantized::Anew => Ok(room(without)),
+                Dequantized::Kept => with.map(room).context("no room"),
+            });
+            assert_eq!(found.ok().map(|(dequantized, room)| (dequantized, room.blocks)), expected, "{keep:?} {with:?}");
+        };
+        use Dequantized::{Anew, Kept};
+        check(KeepDequantized::Never, (100, 800), Some((90, 800)), Some((Anew, 100)));
+        check(KeepDequantized::Always, (100, 800), Some((10, 160)), Some((Kept, 10)));
+        check(KeepDequantized::Always, (100, 800), None, None);
+        check(KeepDequantized::Auto, (100, 800), Some((50, 800)), Some((Kept, 50)));
+        check(KeepDequantized::Auto, (100, 800), Some((49, 784)), Some((Anew, 100)));
+        check(KeepDequantized::Auto, (100, 1600), Some((90, 1440)), Some((Anew, 100)));
+        check(KeepDequantized::Auto, (100, 800), None, Some((Anew, 100)));
+    }
 }

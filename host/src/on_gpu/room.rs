@@ -72,7 +72,6 @@ impl GpuRoom {
                  --max-num-batched-tokens, or raise --gpu-memory-utilization"
             );
         }
-        tracing::warn!("the model's {length} tokens do not fit into the KV cache: {fits} are served");
         Ok(Self { blocks, max_model_len: fits })
     }
 }

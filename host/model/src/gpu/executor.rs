@@ -317,7 +317,7 @@ fn warm_up<D: Device>(device: &mut D, served: &Served) -> Result<(), DeviceError
     let (forward, rows, card) = (served.forward(), &served.memory.rows, &served.card);
     let step = |rows| Tokens { rows, decoding: 0, path: Path::choose(0, false), tiles: 1 };
     let mut ops = Vec::new();
-    for rows in row_counts(card, rows.form, rows.tokens) {
+    for rows in rows.counts(card, rows.tokens) {
         forward.other(&mut ops, step(rows), &[]);
         device.warm_up(&ops)?;
     }

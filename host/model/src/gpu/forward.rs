@@ -2,12 +2,12 @@
 
 use sluice_kernels::attention::Path;
 use sluice_kernels::op::{
-    Activations, BlockScales, DecodeAttention, Dequantize, Embed, Gather, LayerCache, Norm, PrefillAttention, Product,
-    Rope, Sample, SiluMul, Sum, Widen,
+    Activations, BlockScales, DecodeAttention, Embed, Gather, LayerCache, Norm, PrefillAttention, Product, Rope,
+    Sample, SiluMul, Sum, Widen,
 };
 use sluice_kernels::product::{self, Plan, Purpose};
 use sluice_kernels::sampling::{SampleResult, SampleRow, TOP};
-use sluice_kernels::{Address, Card, Layout, Matrix, Op, WeightForm};
+use sluice_kernels::{Address, Card, Layout, Matrix, Op};
 
 use crate::gpu::memory::{Memory, Places};
 use crate::gpu::shape::{Shape, words};
@@ -89,7 +89,7 @@ impl Forward<'_> {
         }));
         let mut delta = None;
         for (index, layer) in (0..).zip(&memory.weights.layers) {
-            let qkv = self.plan(&layer.qkv.matrix, rows, Purpose::Summed);
+            let qkv = self.plan(&layer.qkv, rows, Purpose::Summed);
             let normed = self.norm(ops, delta, layer.attention_norm, rows, qkv.input);
             let qkv = self.product(ops, &layer.qkv, qkv, normed, rows, memory.activations.qkv);
             let attended = self.attention(ops, places, tokens, layer, index, qkv);
@@ -110,7 +110,7 @@ impl Forward<'_> {
     ) -> Sum {
         let activations = &self.memory.activations;
         let cache = LayerCache { pool: self.memory.pool, layer: index };
-        let plan = self.plan(&layer.attention_output.matrix, tokens.rows, Purpose::Summed);
+        let plan = self.plan(&layer.attention_output, tokens.rows, Purpose::Summed);
         ops.push(self.rope(places, layer, cache, qkv, tokens.rows));
         // Prefill writes rows, whoever reads them.
         let layout = if tokens.tiles > 0 { Layout::Rows } else { plan.input };
@@ -129,17 +129,15 @@ impl Forward<'_> {
 
     fn feed_forward(&self, ops: &mut Vec<Op>, layer: &LayerWeights, rows: u32, attended: Sum) -> Sum {
         let activations = &self.memory.activations;
-        let (gate_up, down) = (
-            self.plan(&layer.gate_up.matrix, rows, Purpose::Silu),
-            self.plan(&layer.down.matrix, rows, Purpose::Summed),
-        );
+        let (gate_up, down) =
+            (self.plan(&layer.gate_up, rows, Purpose::Silu), self.plan(&layer.down, rows, Purpose::Summed));
         let normed = self.norm(ops, Some(attended), layer.mlp_norm, rows, gate_up.input);
         let gated = Activations { at: activations.gated, layout: down.input };
         let out =
             if gate_up.separate_silu { Activations { at: activations.gate_up, layout: Layout::Rows } } else { gated };
-        self.dequantize(ops, &layer.gate_up, gate_up);
+        let matrix = self.read(ops, &layer.gate_up, gate_up, rows);
         ops.push(Op::Product(Product {
-            matrix: self.read(&layer.gate_up.matrix, gate_up),
+            matrix,
             kernel: gate_up.launch,
             silu: !gate_up.separate_silu,
             x: normed,
@@ -161,7 +159,11 @@ impl Forward<'_> {
         out
     }
 
-    fn plan(&self, matrix: &Matrix, rows: u32, purpose: Purpose) -> Plan {
+    fn plan(&self, weighted: &Weighted, rows: u32, purpose: Purpose) -> Plan {
+        self.plan_of(&weighted.read_by(rows), rows, purpose)
+    }
+
+    fn plan_of(&self, matrix: &Matrix, rows: u32, purpose: Purpose) -> Plan {
         product::plan(self.card, matrix.form, matrix.outputs, matrix.inputs, rows, purpose)
     }
 
@@ -179,23 +181,19 @@ impl Forward<'_> {
             1 => Sum::Whole(Activations { at: out, layout: Layout::Rows }),
             count => Sum::Parts { at: self.memory.activations.parts, count, stride: rows * weighted.matrix.outputs },
         };
-        self.dequantize(ops, weighted, plan);
-        let matrix = self.read(&weighted.matrix, plan);
+        let matrix = self.read(ops, weighted, plan, rows);
         ops.push(Op::Product(Product { matrix, kernel: plan.launch, silu: false, x, y, rows }));
         y
     }
 
-    fn dequantize(&self, ops: &mut Vec<Op>, weighted: &Weighted, plan: Plan) {
-        if plan.dequantize {
-            let (Weighted { matrix, scales }, out) = (*weighted, self.memory.activations.dequantized);
-            ops.push(Op::Dequantize(Dequantize { matrix, scales, out }));
+    /// What a product reads, made before where it is not there.
+    fn read(&self, ops: &mut Vec<Op>, weighted: &Weighted, plan: Plan, rows: u32) -> Matrix {
+        if !plan.dequantize {
+            return weighted.read_by(rows);
         }
-    }
-
-    /// What a product reads.
-    fn read(&self, matrix: &Matrix, plan: Plan) -> Matrix {
-        let weights = self.memory.activations.dequantized;
-        if plan.dequantize { Matrix { form: WeightForm::Bf16, weights, unit: 1.0, ..*matrix } } else { *matrix }
+        let out = self.memory.activations.dequantized;
+        ops.push(weighted.dequantize(out));
+        weighted.in_bf16(out)
     }
 
     fn rope(&self, places: &Places, layer: &LayerWeights, cache: LayerCache, qkv: Sum, rows: u32) -> Op {
@@ -265,9 +263,9 @@ impl Forward<'_> {
 
     fn head(&self, ops: &mut Vec<Op>, normed: Address, rows: u32) {
         let head = &self.memory.weights.head;
-        let plan = self.plan(head, rows, Purpose::Whole);
+        let plan = self.plan_of(head, rows, Purpose::Whole);
         let x = Activations { at: normed, layout: plan.input };
-        let head = Weighted { matrix: *head, scales: BlockScales::Own };
+        let head = Weighted { matrix: *head, scales: BlockScales::Own, dequantized: None };
         self.product(ops, &head, plan, x, rows, self.memory.activations.logits);
     }
 

@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 use sluice_checkpoint::{Int8Rows, LoadError, MatrixData, NestedAbsmax, Nf4Blocks, StoredMatrix, Weights, int8, nf4};
 use sluice_kernels::op::{BlockScales, HEAD_DIM, NestedScales};
-use sluice_kernels::{Address, Device, DeviceError, Matrix, WeightForm, pack};
+use sluice_kernels::{Address, Device, DeviceError, Matrix, Op, Submission, WeightForm, Work, pack};
 
 use crate::blueprint::{Blueprint, LayerTensors, Projection};
 use crate::gpu::arrangement::Arrangement;
@@ -74,6 +74,21 @@ impl<D: Device> Loader<'_, D> {
             self.layer(&blueprint.layer(index), layer)?;
         }
         self.angles(blueprint, places.angles)
+    }
+
+    /// What is kept in bf16 beside the quantised weights, which are there.
+    pub(crate) fn copies(&mut self, places: &ModelWeights) -> Result<(), DeviceError> {
+        for layer in &places.layers {
+            let copied = layer.projections().into_iter();
+            let ops: Vec<Op> = copied.filter_map(|it| Some(it.dequantize(it.dequantized?))).collect();
+            if !ops.is_empty() {
+                self.device.staging();
+                self.device.submit(&Submission { copies: &[], work: Work::Ops(&ops), results: &[] })?;
+                self.device.wait()?;
+                self.device.poll()?;
+            }
+        }
+        Ok(())
     }
 
     fn layer(&mut self, tensors: &LayerTensors, layer: &mut LayerWeights) -> Result<(), GpuLoadError> {

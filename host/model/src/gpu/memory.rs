@@ -3,13 +3,13 @@
 use sluice_core::{Batch, Draw, Row, SamplingParams};
 use sluice_kernels::attention::{Run, Tile, most_tiles};
 use sluice_kernels::op::{BLOCK_TOKENS, KvPool, MOST_ROWS};
-use sluice_kernels::product::{self, MOST_RECORDED, Purpose, padded_rows, row_counts};
+use sluice_kernels::product::{self, MOST_RECORDED, Purpose, padded_rows};
 use sluice_kernels::sampling::{CountSpan, SampleResult, SampleRow, TOP};
-use sluice_kernels::{Address, Arena, Card, Matrix, Region, WeightForm};
+use sluice_kernels::{Address, Arena, Card, Region, WeightForm};
 
 use crate::blueprint::Blueprint;
 use crate::gpu::shape::{Shape, halves, words};
-use crate::gpu::weights::{LayerHeld, ModelWeights};
+use crate::gpu::weights::{Dequantized, LayerHeld, MOST_QUANTIZED_ROWS, ModelWeights, Weighted};
 use crate::step::{RowProblem, StepLimits};
 
 /// A step that no card computes.
@@ -41,7 +41,9 @@ pub(crate) struct Memory {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Rows {
     /// The form that most products read, by which rows are padded.
-    pub(crate) form: WeightForm,
+    form: WeightForm,
+    /// From more than so many rows on they read bf16.
+    most_quantized: u32,
     /// Of sequences, as the engine's limits have it.
     pub(crate) sequences: u32,
     /// Of tokens, padding included.
@@ -154,10 +156,11 @@ impl Memory {
         shape: &Shape,
         held: &[LayerHeld],
         limits: &StepLimits,
+        dequantized: Dequantized,
     ) -> Self {
         let mut arena = Arena::default();
-        let weights = ModelWeights::place(&mut arena, blueprint, shape, held);
-        let rows = Rows::of(card, held, limits, blueprint.max_model_len);
+        let weights = ModelWeights::place(&mut arena, blueprint, shape, held, dequantized);
+        let rows = Rows::of(card, held, limits, blueprint.max_model_len, dequantized);
         let activations = Activations::place(&mut arena, card, shape, &rows, &weights);
         let inputs = Inputs::place(&mut arena, &rows, blueprint);
         let results = Results::place(&mut arena, rows.sampled());
@@ -196,19 +199,33 @@ impl Memory {
 }
 
 impl Rows {
-    fn of(card: &Card, held: &[LayerHeld], limits: &StepLimits, longest: u32) -> Self {
+    fn of(card: &Card, held: &[LayerHeld], limits: &StepLimits, longest: u32, dequantized: Dequantized) -> Self {
         let form = held.first().map_or(WeightForm::Bf16, |held| held.gate_up.form());
-        let sequences = limits.max_rows.max(1);
-        let recorded = row_counts(card, form, sequences.min(MOST_RECORDED));
+        let most_quantized = if dequantized == Dequantized::Kept { MOST_QUANTIZED_ROWS } else { u32::MAX };
+        let (sequences, table_stride) = (limits.max_rows.max(1), longest.div_ceil(BLOCK_TOKENS));
+        let rows = Self { form, most_quantized, sequences, tokens: 0, samples: 0, recorded: Vec::new(), table_stride };
+        let recorded = rows.counts(card, sequences.min(MOST_RECORDED));
         let most = recorded.last().copied().unwrap_or(1);
-        Self {
-            form,
-            sequences,
-            tokens: padded_rows(card, form, limits.max_tokens.max(sequences)).max(most),
-            samples: padded_rows(card, WeightForm::Bf16, sequences.min(MOST_RECORDED)).max(most),
-            recorded,
-            table_stride: longest.div_ceil(BLOCK_TOKENS),
+        let tokens = rows.padded(card, limits.max_tokens.max(sequences)).max(most);
+        let samples = padded_rows(card, WeightForm::Bf16, sequences.min(MOST_RECORDED)).max(most);
+        Self { tokens, samples, recorded, ..rows }
+    }
+
+    /// The rows that are computed for so many.
+    pub(crate) fn padded(&self, card: &Card, count: u32) -> u32 {
+        let form = if count > self.most_quantized { WeightForm::Bf16 } else { self.form };
+        padded_rows(card, form, count)
+    }
+
+    /// Every number of rows that is computed for any up to `most`.
+    pub(crate) fn counts(&self, card: &Card, most: u32) -> Vec<u32> {
+        let mut counts = vec![self.padded(card, 1)];
+        while let Some(&last) = counts.last()
+            && last < most
+        {
+            counts.push(self.padded(card, last + 1));
         }
+        counts
     }
 
     /// Groups that so many draws or scores take.
@@ -228,9 +245,9 @@ impl Activations {
         let mut take = |bytes: u64| arena.take(bytes).at;
         let matrix = |rows: u32, width: u32| halves(u64::from(rows) * u64::from(width));
         let tokens = |width: u32| matrix(rows.tokens, width);
-        let quantized = weights.layers.iter().flat_map(|layer| layer.matrices());
-        let quantized = quantized.filter(|matrix| matrix.form != WeightForm::Bf16);
-        let largest = quantized.map(|matrix| u64::from(matrix.outputs) * u64::from(matrix.inputs)).max();
+        let projections = weights.layers.iter().flat_map(|layer| layer.projections());
+        let anew = projections.filter(|it| it.matrix.form != WeightForm::Bf16 && it.dequantized.is_none());
+        let largest = anew.map(|it| u64::from(it.matrix.outputs) * u64::from(it.matrix.inputs)).max();
         Self {
             hidden: take(tokens(hidden)),
             normed: take(tokens(hidden)),
@@ -253,14 +270,15 @@ impl Activations {
 
 /// What any product may leave to be added up.
 fn parts_bytes(card: &Card, rows: &Rows, weights: &ModelWeights) -> u64 {
-    let summed = |matrix: &Matrix, rows: u32| {
+    let summed = |weighted: &Weighted, rows: u32| {
+        let matrix = weighted.read_by(rows);
         let plan = product::plan(card, matrix.form, matrix.outputs, matrix.inputs, rows, Purpose::Summed);
         let parts = if plan.parts > 1 { plan.parts } else { 0 };
         words(u64::from(parts) * u64::from(rows) * u64::from(matrix.outputs))
     };
-    let counts = row_counts(card, rows.form, rows.tokens.min(MOST_RECORDED));
-    let matrices = || weights.layers.iter().flat_map(|layer| layer.matrices());
-    counts.iter().flat_map(|rows| matrices().map(|matrix| summed(&matrix, *rows))).max().unwrap_or(0)
+    let counts = rows.counts(card, rows.tokens.min(MOST_RECORDED));
+    let projections = || weights.layers.iter().flat_map(|layer| layer.projections());
+    counts.iter().flat_map(|rows| projections().map(|weighted| summed(&weighted, *rows))).max().unwrap_or(0)
 }
 
 impl Inputs {

@@ -28,6 +28,7 @@ pub use memory::BadLimits;
 pub use model::GpuModel;
 pub use roof::Ceilings;
 pub use shape::Unsupported;
+pub use weights::Dequantized;
 
 #[cfg(test)]
 mod tests;

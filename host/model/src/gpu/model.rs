@@ -14,7 +14,7 @@ use crate::gpu::memory::{BadLimits, Memory};
 #[cfg(test)]
 use crate::gpu::roof::{Ceilings, Roof};
 use crate::gpu::shape::Shape;
-use crate::gpu::weights::LayerHeld;
+use crate::gpu::weights::{Dequantized, LayerHeld};
 use crate::layers::Logn;
 use crate::model::{ModelInfo, blueprint};
 use crate::step::{ModelLimits, StepLimits};
@@ -66,13 +66,13 @@ impl GpuModel {
     }
 
     /// All that a replica reserves on a card.
-    pub fn bytes(&self, card: &Card, limits: &StepLimits) -> u64 {
-        self.place(card, limits).bytes()
+    pub fn bytes(&self, card: &Card, limits: &StepLimits, dequantized: Dequantized) -> u64 {
+        self.place(card, limits, dequantized).bytes()
     }
 
     /// All that it reserves of the host's memory, which cannot be swapped out.
     pub fn pinned_bytes(&self, card: &Card, limits: &StepLimits) -> u64 {
-        pinned_bytes(&self.place(card, limits))
+        pinned_bytes(&self.place(card, limits, Dequantized::Anew))
     }
 
     /// Reserves the memory, loads the weights and records the steps that come again and again.
@@ -80,15 +80,17 @@ impl GpuModel {
         &self,
         mut device: D,
         limits: StepLimits,
+        dequantized: Dequantized,
         progress: Box<dyn Progress>,
         clock: Arc<dyn Clock>,
     ) -> Result<GpuExecutor<D>, GpuLoadError> {
         BadLimits::check(&limits)?;
-        let mut memory = self.place(device.card(), &limits);
+        let mut memory = self.place(device.card(), &limits, dequantized);
         GpuExecutor::<D>::reserve(&mut device, &memory)?;
         let weights = Weights::open(&self.files, self.options, progress)?;
         let mut loader = Loader { weights: &weights, shape: &self.shape, device: &mut device };
         loader.model(&self.blueprint, &mut memory.weights)?;
+        loader.copies(&memory.weights)?;
         let served = self.served(device.card().clone(), memory);
         Ok(GpuExecutor::new(device, served, limits, clock)?)
     }
@@ -102,10 +104,10 @@ impl GpuModel {
 
     #[cfg(test)]
     pub(crate) fn roof(&self, ceilings: Ceilings, card: &Card, limits: &StepLimits) -> Roof {
-        Roof::new(ceilings, &self.shape, &self.place(card, limits).weights)
+        Roof::new(ceilings, &self.shape, &self.place(card, limits, Dequantized::Anew).weights)
     }
 
-    fn place(&self, card: &Card, limits: &StepLimits) -> Memory {
-        Memory::place(card, &self.blueprint, &self.shape, &self.held, limits)
+    fn place(&self, card: &Card, limits: &StepLimits, dequantized: Dequantized) -> Memory {
+        Memory::place(card, &self.blueprint, &self.shape, &self.held, limits, dequantized)
     }
 }

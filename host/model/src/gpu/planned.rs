@@ -97,7 +97,7 @@ impl Planner<'_> {
             self.write_tokens(staging, places, row, count)?;
             count += row.tokens as usize;
         }
-        let rows = padded_rows(&self.served.card, memory.rows.form, count as u32);
+        let rows = memory.rows.padded(&self.served.card, count as u32);
         (count..rows as usize).for_each(|padding| pad_token(staging, places, padding));
         let in_order = || order.iter().map(|index| &self.batch.rows[*index]);
         let longest = self.write_decoding(staging, places, in_order().take(decoding), decoding);

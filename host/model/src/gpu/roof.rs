@@ -71,7 +71,7 @@ impl Ceilings {
 
 impl Roof {
     pub(crate) fn new(ceilings: Ceilings, shape: &Shape, weights: &ModelWeights) -> Self {
-        let matrices = || weights.layers.iter().flat_map(|layer| layer.matrices());
+        let matrices = || weights.layers.iter().flat_map(|layer| layer.projections()).map(|weighted| weighted.matrix);
         let flops = |matrix: &Matrix| 2.0 * f64::from(matrix.outputs) * f64::from(matrix.inputs);
         let layers = f64::from(shape.layers());
         Self {

@@ -1,8 +1,8 @@
 //! Where a model's weights stand in a GPU's memory, and in which form.
 
 use sluice_checkpoint::{Form, LoadError, LoadOptions, Quantization, Weights, nf4};
-use sluice_kernels::op::{BlockScales, HEAD_DIM, NestedScales};
-use sluice_kernels::{Address, Arena, Matrix, WeightForm};
+use sluice_kernels::op::{BlockScales, Dequantize, HEAD_DIM, NestedScales};
+use sluice_kernels::{Address, Arena, Matrix, Op, WeightForm};
 
 use crate::blueprint::{self, Blueprint, LayerTensors, Norm, Projection};
 use crate::gpu::shape::{Shape, halves, words};
@@ -37,6 +37,18 @@ pub(crate) struct LayerWeights {
 pub(crate) struct Weighted {
     pub(crate) matrix: Matrix,
     pub(crate) scales: BlockScales,
+    /// bf16, row-major, where it is kept.
+    pub(crate) dequantized: Option<Address>,
+}
+
+/// What products of many rows read of quantised weights: they take bf16 alone.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Dequantized {
+    /// One matrix at a time, again in every step that needs it.
+    #[default]
+    Anew,
+    /// All of them, beside the quantised ones: this takes no time, and as much memory as weights that are not quantised.
+    Kept,
 }
 
 /// How a projection is held.
@@ -61,10 +73,19 @@ pub(crate) struct LayerHeld {
     pub(crate) down: Held,
 }
 
+/// From more on, products of bf16 weights are faster than those of quantised ones, as measured on an H200.
+pub(crate) const MOST_QUANTIZED_ROWS: u32 = 64;
+
 impl ModelWeights {
-    pub(crate) fn place(arena: &mut Arena, blueprint: &Blueprint, shape: &Shape, held: &[LayerHeld]) -> Self {
+    pub(crate) fn place(
+        arena: &mut Arena,
+        blueprint: &Blueprint,
+        shape: &Shape,
+        held: &[LayerHeld],
+        dequantized: Dequantized,
+    ) -> Self {
         let (rows, hidden) = (shape.head_rows, shape.hidden());
-        let table = |arena: &mut Arena| Weighted::place(arena, Held::Bf16, rows, hidden).matrix;
+        let table = |arena: &mut Arena| Weighted::place(arena, Held::Bf16, (rows, hidden), dequantized).matrix;
         let embedding = table(arena);
         let variants = u64::from(blueprint.rope.variants(blueprint.max_model_len).count());
         let pairs = variants * u64::from(blueprint.max_model_len) * u64::from(HEAD_DIM / 2);
@@ -73,35 +94,43 @@ impl ModelWeights {
             head: if blueprint.tied { embedding } else { table(arena) },
             norm: arena.take(halves(u64::from(hidden))).at,
             angles: arena.take(words(2 * pairs)).at,
-            layers: held.iter().map(|held| LayerWeights::place(arena, blueprint, shape, held)).collect(),
+            layers: held.iter().map(|held| LayerWeights::place(arena, blueprint, shape, held, dequantized)).collect(),
         }
     }
 }
 
 impl LayerWeights {
-    fn place(arena: &mut Arena, blueprint: &Blueprint, shape: &Shape, held: &LayerHeld) -> Self {
+    fn place(
+        arena: &mut Arena,
+        blueprint: &Blueprint,
+        shape: &Shape,
+        held: &LayerHeld,
+        dequantized: Dequantized,
+    ) -> Self {
         let (hidden, ffn, qkv) = (shape.hidden(), shape.ffn(), shape.heads.qkv_width());
         let vector = |arena: &mut Arena, width: u32| arena.take(halves(u64::from(width))).at;
+        let matrix =
+            |arena: &mut Arena, held, outputs, inputs| Weighted::place(arena, held, (outputs, inputs), dequantized);
         Self {
             attention_norm: vector(arena, hidden),
-            qkv: Weighted::place(arena, held.qkv, qkv, hidden),
+            qkv: matrix(arena, held.qkv, qkv, hidden),
             qkv_bias: blueprint.biases.qkv.then(|| vector(arena, qkv)),
             head_norms: blueprint.names.head_norms.map(|names| names.map(|_| vector(arena, HEAD_DIM))),
-            attention_output: Weighted::place(arena, held.attention_output, hidden, shape.attended()),
+            attention_output: matrix(arena, held.attention_output, hidden, shape.attended()),
             mlp_norm: vector(arena, hidden),
-            gate_up: Weighted::place(arena, held.gate_up, 2 * ffn, hidden),
-            down: Weighted::place(arena, held.down, hidden, ffn),
+            gate_up: matrix(arena, held.gate_up, 2 * ffn, hidden),
+            down: matrix(arena, held.down, hidden, ffn),
         }
     }
 
     /// In the order in which they are multiplied.
-    pub(crate) fn matrices(&self) -> [Matrix; 4] {
-        [self.qkv, self.attention_output, self.gate_up, self.down].map(|weighted| weighted.matrix)
+    pub(crate) fn projections(&self) -> [Weighted; 4] {
+        [self.qkv, self.attention_output, self.gate_up, self.down]
     }
 }
 
 impl Weighted {
-    fn place(arena: &mut Arena, held: Held, outputs: u32, inputs: u32) -> Self {
+    fn place(arena: &mut Arena, held: Held, (outputs, inputs): (u32, u32), dequantized: Dequantized) -> Self {
         let form = held.form();
         let (weights, scales) = form.bytes(u64::from(outputs), u64::from(inputs));
         let (weights, scales) = (arena.take(weights).at, arena.take(scales).at);
@@ -117,7 +146,28 @@ impl Weighted {
                 first_blocks: arena.take(words(u64::from(outputs))).at,
             }),
         };
-        Self { matrix, scales }
+        let copied = form != WeightForm::Bf16 && dequantized == Dequantized::Kept;
+        let dequantized =
+            copied.then(|| arena.take(WeightForm::Bf16.bytes(u64::from(outputs), u64::from(inputs)).0).at);
+        Self { matrix, scales, dequantized }
+    }
+
+    /// What a product of so many rows reads: up to a number that kernels of ours are the fastest for, it is quantised.
+    pub(crate) fn read_by(&self, rows: u32) -> Matrix {
+        self.copy().filter(|_| rows > MOST_QUANTIZED_ROWS).unwrap_or(self.matrix)
+    }
+
+    pub(crate) fn copy(&self) -> Option<Matrix> {
+        self.dequantized.map(|at| self.in_bf16(at))
+    }
+
+    /// Dequantised to `weights`.
+    pub(crate) fn in_bf16(&self, weights: Address) -> Matrix {
+        Matrix { form: WeightForm::Bf16, weights, unit: 1.0, ..self.matrix }
+    }
+
+    pub(crate) fn dequantize(&self, out: Address) -> Op {
+        Op::Dequantize(Dequantize { matrix: self.matrix, scales: self.scales, out })
     }
 }
 

@@ -3,10 +3,10 @@
 use sluice_checkpoint::{ModelFiles, Quantization};
 use sluice_kernels::Card;
 
-use super::{QUANTIZATIONS, on, on_cpu, options, qwen, qwen2, random};
+use super::{QUANTIZATIONS, on_cpu, options, qwen, qwen2, random, with};
 use crate::embedded;
-use crate::gpu::HostDevice;
 use crate::gpu::agreement::{Agreement, Script};
+use crate::gpu::{Dequantized, HostDevice};
 use crate::step::StepLimits;
 
 /// What rounding activations to bf16 may make of a log-probability: of any of twenty alternatives, and in the mean. A model
@@ -21,12 +21,23 @@ const TRAINED: Tolerance = Tolerance { worst: 0.5, mean: 0.05 };
 const RANDOM: Tolerance = Tolerance { worst: 0.08, mean: 0.012 };
 
 fn check(files: &ModelFiles, vocab: u32, card: Card, quantization: Quantization, lengths: &[(usize, &[usize])]) {
+    check_with(Dequantized::Anew, files, vocab, card, quantization, lengths);
+}
+
+fn check_with(
+    dequantized: Dequantized,
+    files: &ModelFiles,
+    vocab: u32,
+    card: Card,
+    quantization: Quantization,
+    lengths: &[(usize, &[usize])],
+) {
     let script = Script::random(vocab, lengths, 16, 3);
     let rows = lengths.len() as u32;
     let limits = StepLimits { blocks: script.blocks(), block_tokens: 16, max_tokens: 512, max_rows: rows };
     let options = options(files, quantization);
     let mut cpu = on_cpu(files, options, limits);
-    let mut gpu = on(HostDevice::new(card).poisoned(), files, options, limits);
+    let mut gpu = with(dequantized, HostDevice::new(card).poisoned(), files, options, limits);
     let tolerance = if matches!(files, ModelFiles::Folder(_)) { RANDOM } else { TRAINED };
     let found = Agreement::of(&script, &mut cpu, &mut gpu, tolerance.worst).unwrap();
     eprintln!("{quantization} {lengths:?}: {found:?}");
@@ -54,6 +65,19 @@ fn as_many_rows_as_there_are_kernels_for() {
         let quantization = QUANTIZATIONS[rows % 3];
         let card = if rows % 2 == 0 { Card::h200() } else { Card::rtx_4090() };
         check(&embedded(), 2048, card, quantization, &vec![(3, &[1][..]); rows]);
+    }
+}
+
+/// More rows read what is kept in bf16, fewer what is quantised, prompts and answers alike.
+#[test]
+fn weights_that_are_kept_dequantised_too() {
+    let (_folder, files) = random(&qwen2());
+    for quantization in [Quantization::Int8, Quantization::Nf4] {
+        let prompt: &[(usize, &[usize])] = &[(90, &[70, 17])];
+        for lengths in [&[(3, &[1][..]); 64][..], &[(3, &[1][..]); 70], prompt, MIXED] {
+            check_with(Dequantized::Kept, &files, 1003, Card::h200(), quantization, lengths);
+        }
+        check_with(Dequantized::Kept, &embedded(), 2048, Card::rtx_4090(), quantization, &[(3, &[1][..]); 130]);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use half::bf16;
 use sluice_checkpoint::{Quantization, Silent, StoredMatrix, Weights};
-use sluice_kernels::op::{BlockScales, Dequantize};
-use sluice_kernels::{Arena, Card, Device, Op, Region, Submission, Work};
+use sluice_kernels::op::BlockScales;
+use sluice_kernels::{Address, Arena, Card, Device, Matrix, Op, Region, Submission, WeightForm, Work};
 
 use super::{options, qwen2, random};
 use crate::blueprint::{Blueprint, Projection};
@@ -12,16 +12,23 @@ use crate::gpu::HostDevice;
 use crate::gpu::arrangement::Arrangement;
 use crate::gpu::loader::Loader;
 use crate::gpu::shape::Shape;
-use crate::gpu::weights::{LayerHeld, ModelWeights, Weighted};
+use crate::gpu::weights::{Dequantized, LayerHeld, MOST_QUANTIZED_ROWS, ModelWeights, Weighted};
 use sluice_checkpoint::{ConfigFile, ModelFiles};
 
-/// The matrix on the device, in bf16.
-fn dequantized(device: &mut HostDevice, weighted: &Weighted, out: Region) -> Vec<u16> {
-    let Weighted { matrix, scales } = *weighted;
+/// The matrix on the device, in bf16: made anew, and as it is kept.
+fn dequantized(device: &mut HostDevice, weighted: &Weighted, out: Address) -> [Vec<u16>; 2] {
+    let Matrix { outputs, inputs, .. } = weighted.matrix;
+    let anew = read(device, &[weighted.dequantize(out)], weighted.in_bf16(out));
+    let kept = weighted.read_by(MOST_QUANTIZED_ROWS + 1);
+    assert_eq!((kept.form, kept.outputs, kept.inputs), (WeightForm::Bf16, outputs, inputs));
+    assert_eq!(weighted.read_by(MOST_QUANTIZED_ROWS), weighted.matrix);
+    [anew, read(device, &[], kept)]
+}
+
+fn read(device: &mut HostDevice, ops: &[Op], matrix: Matrix) -> Vec<u16> {
     let bytes = 2 * u64::from(matrix.outputs) * u64::from(matrix.inputs);
-    let op = Op::Dequantize(Dequantize { matrix, scales, out: out.at });
-    let results = [Region { bytes, ..out }];
-    device.submit(&Submission { copies: &[], work: Work::Ops(&[op]), results: &results }).unwrap();
+    let results = [Region { at: matrix.weights, bytes }];
+    device.submit(&Submission { copies: &[], work: Work::Ops(ops), results: &results }).unwrap();
     let finished = device.poll().unwrap().unwrap();
     finished.results.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect()
 }
@@ -52,12 +59,13 @@ fn check(files: &ModelFiles, quantization: Quantization, scales: fn(&BlockScales
     let layers = 0..blueprint.dimensions.layers;
     let held = layers.map(|index| LayerHeld::of(&weights, &options, &shape, &blueprint.layer(index)).unwrap());
     let mut arena = Arena::default();
-    let mut places = ModelWeights::place(&mut arena, &blueprint, &shape, &held.collect::<Vec<_>>());
-    let out = arena.take(1 << 22);
+    let mut places = ModelWeights::place(&mut arena, &blueprint, &shape, &held.collect::<Vec<_>>(), Dequantized::Kept);
+    let out = arena.take(1 << 22).at;
     let mut device = HostDevice::new(Card::h200()).poisoned();
     device.reserve(arena.used(), 16, 1 << 22, 1).unwrap();
     let mut loader = Loader { weights: &weights, shape: &shape, device: &mut device };
     loader.model(&blueprint, &mut places).unwrap();
+    loader.copies(&places).unwrap();
     assert!(places.layers.iter().any(|layer| scales(&layer.attention_output.scales)));
     for (index, layer) in places.layers.iter().enumerate() {
         let tensors = blueprint.layer(index);
@@ -68,13 +76,12 @@ fn check(files: &ModelFiles, quantization: Quantization, scales: fn(&BlockScales
             ("gate and up", &layer.gate_up, &tensors.gate_up, Arrangement::gate_up(&shape)),
             ("down", &layer.down, &tensors.down, plain),
         ] {
-            let found = dequantized(&mut device, weighted, out);
-            // Zeros of either sign.
-            let same = found
-                .iter()
-                .zip(expected(&weights, projection, &arrangement))
-                .all(|(found, expected)| *found == expected || (found | expected) & 0x7fff == 0);
-            assert!(same, "{name} of layer {index}");
+            let expected = expected(&weights, projection, &arrangement);
+            for found in dequantized(&mut device, weighted, out) {
+                // Zeros of either sign.
+                let same = |(found, expected): (&u16, &u16)| found == expected || (found | expected) & 0x7fff == 0;
+                assert!(found.len() == expected.len() && found.iter().zip(&expected).all(same), "{name} of {index}");
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use sluice_checkpoint::{LoadFormat, LoadOptions, ModelFiles, Quantization, Silen
 use sluice_core::{Clock, Nanos};
 use tempfile::TempDir;
 
-use crate::gpu::{GpuExecutor, GpuModel, HostDevice};
+use crate::gpu::{Dequantized, GpuExecutor, GpuModel, HostDevice};
 use crate::step::StepLimits;
 use crate::{CpuExecutor, load};
 
@@ -67,6 +67,16 @@ fn on_cpu(files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> CpuEx
 }
 
 fn on(device: HostDevice, files: &ModelFiles, options: LoadOptions, limits: StepLimits) -> GpuExecutor<HostDevice> {
+    with(Dequantized::Anew, device, files, options, limits)
+}
+
+fn with(
+    dequantized: Dequantized,
+    device: HostDevice,
+    files: &ModelFiles,
+    options: LoadOptions,
+    limits: StepLimits,
+) -> GpuExecutor<HostDevice> {
     let model = GpuModel::read(files.clone(), options, None).unwrap();
-    model.load(device, limits, Box::new(Silent), Arc::new(Stopped)).unwrap()
+    model.load(device, limits, dequantized, Box::new(Silent), Arc::new(Stopped)).unwrap()
 }
