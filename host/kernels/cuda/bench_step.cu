@@ -16,8 +16,10 @@ static void register_kernels() {
 #include "product_rows_variants.h"
 #undef PRODUCT
 #define WIDE(name, W, NT, WGS, AHEAD, STAGES, EPI) { using P = WideProduct<W, NT, WGS, AHEAD, STAGES, EPI>; static_assert(P::kSharedBytes <= 232448, #name); g_k[#name] = {(const void*)name, P::kThreads, P::kSharedBytes, P::kTilesPerGroup}; }
+#define FED(name, W, NT, WGS, AHEAD, STAGES, EPI) { using P = FedProduct<W, NT, WGS, AHEAD, STAGES, EPI>; static_assert(P::kSharedBytes <= 232448, #name); g_k[#name] = {(const void*)name, P::kThreads, P::kSharedBytes, P::kTilesPerGroup}; }
 #include "product_wide_variants.h"
 #undef WIDE
+#undef FED
   for (auto& k : g_k) CK(cudaFuncSetAttribute(k.second.f, cudaFuncAttributeMaxDynamicSharedMemorySize, k.second.smem));
 }
 // The step ends with the largest logit's index, which is what was timed; the server samples (sampling.cu).
@@ -77,10 +79,9 @@ static LtGemm* g_lt; static std::map<std::tuple<int, int, int>, LtGemm::Plan> g_
 static void lt(int m, const Matrix& w, const bf16* x, bf16* y) { auto key = std::make_tuple(m, w.n, w.k); auto it = g_plans.find(key); if (it == g_plans.end()) { printf("no plan\n"); exit(1); } g_lt->run(it->second, x, w.w, y); }
 static void plan(int m) { for (auto nk : {std::make_pair(QKV, D), {D, D}, {2 * FF, D}, {D, FF}, {VOCAB, D}}) { auto key = std::make_tuple(m, nk.first, nk.second); if (!g_plans.count(key)) g_plans[key] = g_lt->plan(m, nk.first, nk.second); } }
 
-static bool g_silu8 = true, g_spread = true, g_parts = true; static int g_wgs = 4;
+static bool g_silu8 = true, g_spread = true, g_parts = true, g_fed = false;
 struct Parts { bool products = true, attention = true, small = true, head = true, pdl = true; };
 static void step(const Model& M, const Buffers& b, int B, int ctx, Parts on) {
-  const std::string five = M.f == NF4 && g_wgs == 5 && (B == 16 || B == 32) ? "_5" : "";
   const bool rows = B <= 8, library = M.f == BF16 && !rows, wide = !rows && !library;  const std::string f = fmt_name[M.f], ws = std::to_string(B); const bool pdl = on.pdl && B < 128;  // the wide products of 128 rows are faster one after the other
   auto groups = [](const Kernel& k, const Matrix& w) { return (w.n / 16 + k.group - 1) / k.group; };
   // Parts of k whose sums the next kernel adds up: as many as there are blocks for. From 128 rows writing them costs what they save.
@@ -92,7 +93,8 @@ static void step(const Model& M, const Buffers& b, int B, int ctx, Parts on) {
     launch(k.f, wide && splits > 1 ? groups(k, w) * splits : name.find("k5w8a1") != std::string::npos ? 2 * g_sms : g_sms, k.threads, k.smem, a, pdl);
   };
   auto norm = [&](const bf16* delta, const float* parts, int splits, bf16* out, bool w) { if (!on.small) return; NormArgs a = {}; a.hidden = b.hidden; a.delta = delta; a.parts = parts; a.out = out; a.weight = M.norm; a.n = D; a.splits = splits; a.split_stride = B * D; a.out_row = w ? 8 : D; a.out_oct = w ? 8 * B : 8; a.wide = w; a.eps = 1e-6f; launch((const void*)add_rms_norm, B, D / 8, 0, a, pdl); };
-  const std::string wide_name = f + "_wide" + ws + five, small = f + (M.f == BF16 ? "_m8_k5w16a1" : "_m8_k5w8a1"), qname = rows ? small : wide_name, oname = rows ? small : B == 128 ? wide_name + "_2" : wide_name, dname = !rows ? oname : M.f == BF16 ? "bf16_m8_k5w16a1" : f + (M.f == NF4 ? "_m8_k9w12a2" : "_m8_k9w12a1");
+  auto fed = [](const std::string& name) { return g_fed && g_k.count(name + "_fed") ? name + "_fed" : name; };
+  const std::string wide_name = f + "_wide" + ws, small = f + (M.f == BF16 ? "_m8_k5w16a1" : "_m8_k5w8a1"), qname = rows ? small : fed(wide_name), oname = qname, dname = !rows ? oname : M.f == BF16 ? "bf16_m8_k5w16a1" : f + (M.f == NF4 ? "_m8_k9w12a2" : "_m8_k9w12a1");
   const int qs = splits_of(qname, M.m[0]), os = splits_of(oname, M.m[1]), ds = splits_of(dname, M.m[3]);
   if (on.head) CK(cudaMemsetAsync(b.best, 0, B * 8, g_stream));
   norm(nullptr, nullptr, 1, b.x, wide);
@@ -106,7 +108,7 @@ static void step(const Model& M, const Buffers& b, int B, int ctx, Parts on) {
     norm(os > 1 ? nullptr : b.qkv, os > 1 ? b.parts : nullptr, os, b.x, wide);
     if (rows) product(M.f == NF4 && g_silu8 ? "nf4_m8_silu_k5w8a1" : f + "_m8_silu", m[2], b.x, b.act, 1, false);
     else if (library) { if (on.products) lt(B, m[2], b.x, b.gu); if (on.small) { SiluArgs a = {}; a.gate_up = b.gu; a.out = b.act; a.rows = B; a.n = FF; a.out_row = FF; a.out_oct = 8; launch((const void*)silu_mul, (int)(((size_t)B * FF / 8 + 255) / 256), 256, 0, a, pdl); } }
-    else product(wide_name + "_silu", m[2], b.x, b.act, 1, true);
+    else product(wide_name + (g_fed && B >= 128 ? "_fed_silu" : "_silu"), m[2], b.x, b.act, 1, true);
     if (!library) product(dname, m[3], b.act, b.att, ds, false); else if (on.products) lt(B, m[3], b.act, b.att);
   }
   norm(ds > 1 ? nullptr : b.att, ds > 1 ? b.parts : nullptr, ds, b.x, false);
@@ -151,7 +153,8 @@ int main(int argc, char** argv) {
     for (Fmt f : {NF4, INT8, BF16}) { if (what.find("onlynf4") != std::string::npos && f != NF4) continue; Model M = make_model(f);
       for (int B : {1, 2, 4, 8, 16, 32, 64, 128, 256}) { if (what.find("256") != std::string::npos && B < 128) continue; plan(B); Buffers b = make_buffers(B, 600); auto t = [&](Parts on) { return time_graph([&] { step(M, b, B, 600, on); }, 9) / 1e3; };
         Parts all, nopdl, pr, at, sm, he; nopdl.pdl = false; pr.attention = pr.small = pr.head = false; at.products = at.small = at.head = false; sm.products = sm.attention = sm.head = false; he.products = he.attention = he.small = false;
-        printf("%-5s B=%-4d %6.2f | %6.2f | %6.2f %6.2f %6.2f %6.2f\n", fmt_name[f], B, t(all), t(nopdl), t(pr), t(at), t(sm), t(he)); fflush(stdout); if (f == NF4 && (B <= 8 || B == 16 || B == 32)) { if (B <= 8) g_silu8 = false; else g_wgs = 5; printf("      ... other variants of products: %.2f\n", t(all)); g_silu8 = true; g_wgs = 4; }
+        printf("%-5s B=%-4d %6.2f | %6.2f | %6.2f %6.2f %6.2f %6.2f\n", fmt_name[f], B, t(all), t(nopdl), t(pr), t(at), t(sm), t(he)); fflush(stdout); if (f == NF4 && B <= 8) { g_silu8 = false; printf("      ... other variants of products: %.2f\n", t(all)); g_silu8 = true; }
+        if (f != BF16 && B >= 128) { g_fed = true; printf("      ... all products fed: %.2f, products only %.2f\n", t(all), t(pr)); g_fed = false; }
         if (B >= 16 && B <= 64 && f != BF16) { g_parts = false; printf("      ... products with fix-up, not parts: %.2f, products only %.2f\n", t(all), t(pr)); g_parts = true; }
         if (B >= 64) { g_spread = false; printf("      ... attention not spread: %.2f, attention only %.2f\n", t(all), t(at)); g_spread = true; }
         free_buffers(b); }

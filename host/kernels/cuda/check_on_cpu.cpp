@@ -1,6 +1,7 @@
-// Runs the checks of all but wgmma and prefill without a card: see README.md.
+// Runs the checks of all but prefill without a card: see README.md.
 #include "attention.cu"
 #include "product_rows.cu"
+#include "product_wide.cu"
 #include "product_mma.cu"
 #include "fused.cu"
 #include "dequant.cu"

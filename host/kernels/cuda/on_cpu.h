@@ -1,7 +1,7 @@
 // Stands in for CUDA where there is no card: kernels compile as C++, and a launch runs their threads in turn, each until it
 // waits for others. It shows what a kernel computes, that its barriers and shuffles fit together, and that no result hangs on
 // which thread is first (the order is another one for every block); nothing of memory models, warps in lockstep or speed.
-// Copies are there at once. x86-64 and Linux. For all but wgmma and prefill: see check_on_cpu.cpp.
+// Copies and products of warpgroups are there at once. x86-64 and Linux. For all but prefill: see check_on_cpu.cpp.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -49,7 +49,7 @@ struct CopyBarrier { int members = 0, missing = 0, bytes = 0, phase = 0; };
 struct Block {
   Barrier all;
   std::unordered_map<uint32_t, CopyBarrier> copies;  // by their shared address
-  std::vector<Barrier> warps;
+  std::vector<Barrier> warps, warpgroups;
   std::vector<uint64_t> offered;  // by each thread to its warp
   std::vector<uint32_t> fragments;  // six of each thread: what it brings to a product of its warp
   std::vector<unsigned char> memory;
@@ -124,6 +124,7 @@ static void run_blocks(int first, int count, int threads, int shared) {
     block.rank = b;
     block.all.members = threads;
     block.warps.assign(threads / 32, Barrier{32});
+    block.warpgroups.assign(threads / 128 + 1, Barrier{128});  // the first is not used
     block.offered.resize(threads);
     block.fragments.resize(6 * threads);
     block.memory.assign(shared + 128, 0xff);
@@ -232,6 +233,14 @@ inline void barrier_wait(uint32_t at, int parity) {
   while (cpu::thread->block->copies.at(at).phase == parity) cpu::pause();
   cpu::steps++;
 }
+inline void barrier_arrive(uint32_t at) { cpu::CopyBarrier& b = cpu::thread->block->copies.at(at); b.missing--; barrier_settle(b); }
+template <class B> void write_shared2(uint32_t at, B v) { static_assert(sizeof v == 2, "two bytes"); memcpy(shared_at(at), &v, 2); }
+inline void warpgroup_meet(int id) { cpu::wait(cpu::thread->block->warpgroups.at(id)); }
+// Blocks of lower numbers have run: what has not been written will not be.
+inline unsigned read_flag(const unsigned* p) { if (!*p) cpu::pause(); return *p; }
+inline void write_flag(unsigned* p, unsigned v) { *p = v; }
+template <int N> void leave_registers() {}
+template <int N> void take_registers() {}
 inline int cluster_rank() { return cpu::thread->block->rank; }
 inline void cluster_meet() { cpu::wait(cpu::cluster); }
 template <class T> T* in_rank(T* p, int rank) {
@@ -301,6 +310,33 @@ struct __half { _Float16 value; };
 struct __half2 { __half x, y; };
 inline __half __float2half(float f) { return {(_Float16)f}; }
 inline float2 __half22float2(__half2 h) { return {(float)h.x.value, (float)h.y.value}; }
+
+// ---- products of warpgroups ----------------------------------------------------------------------------
+// As wgmma.cuh has it: each warp brings 16 rows as for mma_bf16; a descriptor says where in shared memory the other side
+// begins, and how far apart its 8 k and its 8 columns are.
+inline void wgmma_fence() {}
+inline void wgmma_commit() {}
+template <int N> void wgmma_wait() {}
+template <int NT> struct Wgmma {
+  static void run(float (&d)[NT][4], const uint32_t* a, uint64_t b) {
+    const int number = cpu::thread->number(), g = (number & 31) >> 2, t = number & 3;
+    uint32_t* all = cpu::thread->block->fragments.data() + 6 * (number & ~31);
+    memcpy(all + 6 * (number & 31), a, 16);
+    cpu::wait(cpu::thread->warp());
+    auto number_of = [](uint16_t bits) { return __uint_as_float((uint32_t)bits << 16); };
+    const unsigned char* start = shared_at((uint32_t)(b & 0x3fff) << 4);
+    const size_t by_k = (b >> 16 & 0x3fff) << 4, by_column = (b >> 32 & 0x3fff) << 4;
+    float left[2][16];
+    for (int k = 0; k < 16; k++)
+      for (int half = 0; half < 2; half++) left[half][k] = number_of(all[6 * (4 * g + k % 8 / 2) + half + 2 * (k / 8)] >> 16 * (k & 1));
+    for (int j = 0; j < NT; j++)
+      for (int i = 0; i < 4; i++) {
+        const unsigned char* column = start + j * by_column + (2 * t + (i & 1)) * 16;
+        for (int k = 0; k < 16; k++) d[j][i] += left[i >> 1][k] * number_of(reinterpret_cast<const uint16_t*>(column + (k >> 3) * by_k)[k & 7]);
+      }
+    cpu::wait(cpu::thread->warp());
+  }
+};
 
 // ---- the runtime: the card's memory is the program's ---------------------------------------------------
 enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };

@@ -129,14 +129,14 @@ struct WideProduct {
         __syncwarp();
         copy_next();
         barrier_wait(full + stage * 8, parity);
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        wgmma_fence();
         const uint64_t d = descriptor(stages + stage * kStageBytes);
 #pragma unroll
         for (int s = 0; s < 8; s++) Wgmma<NT>::run(acc, frag[s >> 2][s & 3], d + (uint64_t)((s * 2 * kTokens * 16) >> 4));
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        wgmma_commit();
         if (threadIdx.x == 0) bring_next();
         // The other warpgroups look up their weights while this one waits.
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+        wgmma_wait<0>();
         if (lane == 0) barrier_arrive(empty + stage * 8);
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
       }

@@ -59,6 +59,7 @@ DEV uint4 read_shared16(uint32_t smem) {
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(smem) : "memory");
   return v;
 }
+DEV void write_shared2(uint32_t smem, __nv_bfloat16 v) { asm volatile("st.shared.b16 [%0], %1;" ::"r"(smem), "h"(__bfloat16_as_ushort(v)) : "memory"); }
 DEV uint32_t read_shared4(uint32_t smem) {
   uint32_t v;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(smem) : "memory");
@@ -85,6 +86,22 @@ DEV void barrier_publish() { asm volatile("fence.mbarrier_init.release.cluster;"
 DEV void bulk_copy(uint32_t smem, const void* p, int bytes, uint32_t bar) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem), "l"(p), "r"(bytes), "r"(bar) : "memory");
 }
+#endif
+
+// ---- parts of a block, and other blocks -------------------------------------------------------------
+// Waits for all four warps of a warpgroup; each has an `id` of its own, from 1 on.
+DEV void warpgroup_meet(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
+// What was written before a flag can be read behind it.
+DEV unsigned read_flag(const unsigned* p) {
+  unsigned v;
+  asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+DEV void write_flag(unsigned* p, unsigned v) { asm volatile("st.release.gpu.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// Registers of each thread of this warpgroup, given to the others of the block or taken from what they gave.
+template <int N> DEV void leave_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> DEV void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 #endif
 
 // ---- clusters of blocks (Hopper) ------------------------------------------------------------------

@@ -3,6 +3,7 @@
 // stored with its columns contiguous.
 #pragma once
 #include "common.cuh"
+#ifndef ON_CPU
 DEV void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEV void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> DEV void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
@@ -79,3 +80,4 @@ template <> struct WgmmaTransposed<16> {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 };
+#endif

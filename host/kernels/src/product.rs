@@ -57,9 +57,6 @@ const FEW_PARTS: u32 = 2;
 /// Up to here, writing parts costs less than what it saves a wide product.
 const MOST_PARTED_ROWS: u32 = 64;
 
-/// Below, a wide product of many rows is shared out better by blocks of fewer warps.
-const MANY_OUTPUTS: u32 = 6144;
-
 /// The rows that are computed for this many, with weights of this form: what is beyond is padding.
 pub fn padded_rows(card: &Card, form: WeightForm, rows: u32) -> u32 {
     if rows <= FEW_ROWS {
@@ -93,13 +90,11 @@ pub fn row_counts(card: &Card, form: WeightForm, most: u32) -> Vec<u32> {
 pub fn plan(card: &Card, form: WeightForm, outputs: u32, inputs: u32, rows: u32, purpose: Purpose) -> Plan {
     let silu = purpose == Purpose::Silu;
     let kernels = ProductKernel::of(card, form).filter(|kernel| kernel.silu == silu);
-    let kernels = kernels.filter(|kernel| inputs.is_multiple_of(kernel.unit()));
+    let mut kernels = kernels.filter(|kernel| inputs.is_multiple_of(kernel.unit()));
     if rows <= FEW_ROWS {
         return few_rows(card, kernels.filter_map(FewRows::of), (form, outputs, inputs), purpose);
     }
-    let mut fitting = kernels.filter(|kernel| kernel.most_rows() == rows);
-    // Where there are several, the one of the fewest warps stands last.
-    match if outputs < MANY_OUTPUTS { fitting.last() } else { fitting.next() } {
+    match kernels.find(|kernel| kernel.most_rows() == rows) {
         Some(kernel) => many_rows(card, kernel, outputs, inputs, purpose),
         None => library(form, purpose),
     }
@@ -149,10 +144,12 @@ fn few_rows(
 fn many_rows(card: &Card, kernel: &ProductKernel, outputs: u32, inputs: u32, purpose: Purpose) -> Plan {
     let (input, most_parts) = match kernel.kind {
         // A part of no inputs would not be written, and whoever adds it up would read what was there before.
-        ProductKind::Wide { rows } if purpose == Purpose::Summed && rows <= MOST_PARTED_ROWS => {
+        ProductKind::Wide { rows, .. }
+            if purpose == Purpose::Summed && kernel.makes_parts() && rows <= MOST_PARTED_ROWS =>
+        {
             (Layout::Wide { rows }, kernel.most_parts(inputs))
         }
-        ProductKind::Wide { rows } => (Layout::Wide { rows }, 1),
+        ProductKind::Wide { rows, .. } => (Layout::Wide { rows }, 1),
         ProductKind::Few { .. } | ProductKind::Mma { .. } => (Layout::Rows, 1),
     };
     // As many parts as there are multiprocessors for.
@@ -203,8 +200,10 @@ mod tests {
         check(Bf16, o, 1, Summed, ("bf16_m8_k5w16a1", 132, 1));
         check(Nf4, o, 16, Summed, ("nf4_wide16", 120, 6));
         check(Int8, o, 64, Summed, ("int8_wide64", 108, 4));
-        check(Nf4, o, 128, Summed, ("nf4_wide128_2", 132, 1));
-        check(Nf4, qkv, 128, Summed, ("nf4_wide128", 132, 1));
+        check(Nf4, o, 128, Summed, ("nf4_wide128", 132, 1));
+        check(Nf4, qkv, 256, Summed, ("nf4_wide256", 132, 1));
+        check(Int8, o, 128, Summed, ("int8_wide128", 132, 1));
+        check(Int8, qkv, 128, Summed, ("int8_wide128", 132, 1));
         check(Int8, gate_up, 256, Silu, ("int8_wide256_silu", 132, 1));
     }
 }
