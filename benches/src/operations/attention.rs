@@ -14,6 +14,17 @@ const LENGTHS: [u32; 6] = [17, 0, 1, 600, 16, 333];
 const LONG_LENGTHS: [u32; 5] = [5000, 16, 0, 1, 1025];
 const SHORT_LENGTHS: [u32; 5] = [17, 0, 1, 16, 40];
 
+/// Of a step of 128 rows, of which 58 are padding.
+const PADDED_LENGTHS: [u32; 128] = {
+    let mut lengths = [0; 128];
+    let mut row = 0;
+    while row < 70 {
+        lengths[row] = 333;
+        row += 1;
+    }
+    lengths
+};
+
 /// Rows on either side of where another way to cut the work is chosen.
 const ROWS: [u32; 13] = [1, 2, 3, 7, 8, 16, 17, 32, 63, 64, 128, 200, 256];
 
@@ -35,7 +46,8 @@ pub(super) fn subjects(full: bool) -> Vec<Subject> {
     let lengths: &'static [u32] = if full { &LENGTHS } else { &SHORT_LENGTHS };
     let of_heads = |heads: Heads| {
         let long = long_rows.iter().map(move |rows| (heads, *rows, &LONG_LENGTHS[..]));
-        let sizes = rows.iter().map(move |rows| (heads, *rows, lengths)).chain(long);
+        let padded = full.then_some((heads, 128, &PADDED_LENGTHS[..]));
+        let sizes = rows.iter().map(move |rows| (heads, *rows, lengths)).chain(long).chain(padded);
         let name = format!("decode-attention {}/{}", heads.queries, heads.kv);
         Subject::new(name, sizes, |case, (heads, rows, lengths)| decode(case, heads, rows, lengths))
     };

@@ -25,7 +25,7 @@ struct AttentionArgs {
   int heads, kv_heads, table_stride, splits, out_row, out_oct, wide;
   float scale;            // 1/sqrt(128), times log2(e)
   // AttentionSpread only:
-  const int* starts;      // [batch + 1] pages of the rows before, times kv_heads; a row has at least one page
+  const int* starts;      // [batch + 1] pages of the rows before, times kv_heads
   int batch;
 };
 
@@ -213,7 +213,8 @@ struct Attention {
 // The same for many rows, by a fixed number of blocks: each gets the same number of pages, whatever the lengths, so that
 // neither a last round of blocks nor a long row leaves the chip idle. A block walks over (row, kv head) items, parts of
 // the first and the last of which may belong to its neighbours (split.cuh); a warp requests its first page of the next
-// item before this one's parts meet.
+// item before this one's parts meet. Rows without a context, such as a step is padded with, are no items: one takes as
+// long as several pages, and since they stand together, few blocks would have all of them.
 template <int kWarps>
 struct AttentionSpread : Attention<kWarps> {
   using Base = Attention<kWarps>;
@@ -232,7 +233,7 @@ struct AttentionSpread : Attention<kWarps> {
   DEV static Segment segment(const AttentionArgs& a, const Rows& rows, int row, unsigned unit, unsigned end) {
     const unsigned offset = unit - rows.starts[row];
     Segment s;
-    s.begin = unit; s.row = row; s.pages = max(1, (rows.lengths[row] + 15) / 16); s.length = rows.lengths[row];
+    s.begin = unit; s.row = row; s.pages = (rows.lengths[row] + 15) / 16; s.length = rows.lengths[row];
     s.kv_head = offset / s.pages;
     s.first = offset - s.kv_head * s.pages;
     s.last = min(s.pages, s.first + (int)(end - unit));
@@ -240,14 +241,18 @@ struct AttentionSpread : Attention<kWarps> {
     return s;
   }
   DEV static Segment following(const AttentionArgs& a, const Rows& rows, const Segment& s, unsigned end) {
-    if (s.kv_head + 1 == a.kv_heads) return segment(a, rows, s.row + 1, s.end, end);
+    if (s.kv_head + 1 == a.kv_heads) {
+      int row = s.row + 1;
+      while (rows.lengths[row] == 0) row++;  // there is one with a context: this was not the last unit
+      return segment(a, rows, row, s.end, end);
+    }
     Segment n = s;  // a whole item of the same row, or its beginning
     n.begin = s.end; n.kv_head++; n.first = 0;
     n.last = min(s.pages, (int)(end - s.end));
     n.end = s.end + n.last;
     return n;
   }
-  // The row of a unit: how many rows begin at or before it.
+  // The row of a unit: the last that begins at or before it. Those without a context begin where the next one does.
   DEV static int row_of(const AttentionArgs& a, const Rows& rows, unsigned unit, int lane) {
     int before = 0;
     for (int i = 1; i < a.batch; i += 32) before += __popc(__ballot_sync(~0u, i + lane < a.batch && (unsigned)rows.starts[i + lane] <= unit));
@@ -258,7 +263,7 @@ struct AttentionSpread : Attention<kWarps> {
     while (page >= s.last && s.end < end) { s = following(a, rows, s, end); page = s.first + warp; }
     Page p = {s.begin, page, s.kv_head, 0};
     if (page >= s.last) p.segment = end;
-    else if (page * 16 < s.length) p.block = a.tables[(size_t)s.row * a.table_stride + page];
+    else p.block = a.tables[(size_t)s.row * a.table_stride + page];
     return p;
   }
   DEV static const bf16* address(const AttentionArgs& a, const bf16* cache, const Page& p) {
@@ -278,7 +283,11 @@ struct AttentionSpread : Attention<kWarps> {
     const int warp = __shfl_sync(~0u, threadIdx.x >> 5, 0), lane = threadIdx.x & 31, t = lane & 3, group = a.heads / a.kv_heads;
     const unsigned units = rows.starts[a.batch];
     const Split split{units, min(gridDim.x, units), 1};
-    if (blockIdx.x >= split.blocks) return;
+    if (blockIdx.x >= split.blocks) {
+      pdl_wait_previous();
+      write_zeros(a, rows);
+      return;
+    }
     const unsigned begin = split.begin(blockIdx.x), end = split.begin(blockIdx.x + 1);
     Segment now = segment(a, rows, row_of(a, rows, begin, lane), begin, end), ahead = now;
     int page = now.first + warp;
@@ -291,6 +300,7 @@ struct AttentionSpread : Attention<kWarps> {
     next = seek(a, rows, ahead, page, end, warp);
     pdl_wait_previous();
     if (loaded.segment != end && !early) { Base::load_k(k, address(a, a.k_cache, loaded), lane); Base::load_v(v, address(a, a.v_cache, loaded), lane); }
+    write_zeros(a, rows);
     for (;; now = following(a, rows, now, end)) {
       Base::load_q(q, a, now.row, now.kv_head, lane);
       typename Base::State st;
@@ -311,6 +321,12 @@ struct AttentionSpread : Attention<kWarps> {
       if (now.end >= end) return;
       __syncthreads();
     }
+  }
+  // Rows without a context, a share of them for each block.
+  DEV static void write_zeros(const AttentionArgs& a, const Rows& rows) {
+    for (int row = blockIdx.x; row < a.batch; row += gridDim.x)
+      if (rows.lengths[row] == 0)
+        for (int i = threadIdx.x; i < a.heads * 128; i += Base::kThreads) Base::write(a, row, i >> 7, i & 127, 0.f, 0);
   }
   // The warps' parts meet, and those of the blocks if the item was cut.
   DEV static void finish(const AttentionArgs& a, const Segment& s, const Split& split, float (*parts)[8][kPart], int group) {

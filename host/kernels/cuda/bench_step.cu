@@ -123,7 +123,7 @@ int main(int argc, char** argv) {
   cudaDeviceProp p; CK(cudaGetDeviceProperties(&p, 0)); g_sms = p.multiProcessorCount; CK(cudaStreamCreate(&g_stream)); register_kernels(); CK(cudaFuncSetAttribute((const void*)decode_attention_12, cudaFuncAttributeMaxDynamicSharedMemorySize, 12 * 4160)); g_lt = new LtGemm;
   g_part = dev_alloc<float>((size_t)64 << 20); g_arr = dev_alloc<unsigned>(1 << 16); CK(cudaMemset(g_arr, 0, 4 << 16));
   if (has("check")) {
-    check_attention(); check_groups();
+    check_attention(); check_groups(); check_padding();
     check_small(); check_argmax();
   }
   if (has("attention")) {

@@ -14,7 +14,7 @@
 
 int main() {
   g_part = dev_alloc<float>(8 << 20); g_arr = dev_alloc<unsigned>(1 << 12); CK(cudaMemset(g_arr, 0, 4 << 12));
-  check_groups();
+  check_groups(); check_padding();
   g_sms = 3; g_partial = dev_alloc<float4>(4 << 20); g_arrivals = g_arr;
   for (auto& v : variants()) check_product_small(v);
   check_small();

@@ -246,7 +246,7 @@ fn decode(rig: &mut Rig) -> DecodeAttention {
         tables: rig.put(&[1i32, 0, i32::MAX, -1]),
         table_stride: 2,
         lengths: rig.put(&[17i32, 0]),
-        starts: rig.put(&[0i32, 2, 3]),
+        starts: rig.put(&[0i32, 2, 2]),
         out: rig.room_for_rows(2 * 2 * DIM),
         path: Path::Spread,
         heads: HEADS,
@@ -266,7 +266,7 @@ fn decode_attention_stays_inside() {
             }),
             ("`tables` holds -1", |op, rig| op.tables = rig.put(&[-1i32, 0, 0, 0])),
             ("`tables` cover 32 tokens", |op, rig| {
-                (op.lengths, op.starts) = (rig.put(&[33i32, 0]), rig.put(&[0i32, 3, 4]))
+                (op.lengths, op.starts) = (rig.put(&[33i32, 0]), rig.put(&[0i32, 3, 3]))
             }),
             ("`lengths` holds -1", |op, rig| op.lengths = rig.put(&[-1i32, 0])),
             ("`starts` are [0, 2, 4]", |op, rig| op.starts = rig.put(&[0i32, 2, 4])),
