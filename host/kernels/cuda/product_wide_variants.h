@@ -2,6 +2,7 @@
 WIDE(nf4_wide16, Nf4, 2, 4, 4, 4, kPlain)
 WIDE(nf4_wide32, Nf4, 4, 4, 4, 4, kPlain)
 WIDE(nf4_wide64, Nf4, 8, 4, 3, 4, kPlain)
+WIDE(nf4_wide128, Nf4, 16, 2, 4, 3, kPlain)
 WIDE(nf4_wide16_silu, Nf4, 2, 4, 4, 4, kSilu)
 WIDE(nf4_wide32_silu, Nf4, 4, 4, 4, 4, kSilu)
 WIDE(nf4_wide64_silu, Nf4, 8, 4, 3, 4, kSilu)
@@ -15,13 +16,14 @@ WIDE(int8_wide32_silu, Int8, 4, 4, 4, 4, kSilu)
 WIDE(int8_wide64_silu, Int8, 8, 3, 3, 4, kSilu)
 WIDE(int8_wide128_silu, Int8, 16, 3, 3, 3, kSilu)
 // 256 rows at once, with two warpgroups: the sums take half of their registers.
+WIDE(nf4_wide256, Nf4, 32, 2, 3, 2, kPlain)
 WIDE(nf4_wide256_silu, Nf4, 32, 2, 3, 2, kSilu)
 WIDE(int8_wide256, Int8, 32, 2, 2, 3, kPlain)
 WIDE(int8_wide256_silu, Int8, 32, 2, 2, 3, kSilu)
+#ifndef PROGRAM  // Only the benches launch them: no step has been timed with them.
 // FED: the same words, of FedProduct. One warpgroup more than is said here brings activations.
-FED(nf4_wide128, Nf4, 16, 2, 4, 6, kPlain)
-FED(nf4_wide256, Nf4, 32, 2, 3, 4, kPlain)
-#ifndef PROGRAM  // Only the benches launch them: not timed yet.
+FED(nf4_wide128_fed, Nf4, 16, 2, 4, 6, kPlain)
+FED(nf4_wide256_fed, Nf4, 32, 2, 3, 4, kPlain)
 FED(nf4_wide128_fed_silu, Nf4, 16, 3, 3, 6, kSilu)
 FED(nf4_wide256_fed_silu, Nf4, 32, 2, 3, 4, kSilu)
 FED(int8_wide128_fed, Int8, 16, 2, 4, 8, kPlain)

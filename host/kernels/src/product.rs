@@ -144,12 +144,10 @@ fn few_rows(
 fn many_rows(card: &Card, kernel: &ProductKernel, outputs: u32, inputs: u32, purpose: Purpose) -> Plan {
     let (input, most_parts) = match kernel.kind {
         // A part of no inputs would not be written, and whoever adds it up would read what was there before.
-        ProductKind::Wide { rows, .. }
-            if purpose == Purpose::Summed && kernel.makes_parts() && rows <= MOST_PARTED_ROWS =>
-        {
+        ProductKind::Wide { rows } if purpose == Purpose::Summed && rows <= MOST_PARTED_ROWS => {
             (Layout::Wide { rows }, kernel.most_parts(inputs))
         }
-        ProductKind::Wide { rows, .. } => (Layout::Wide { rows }, 1),
+        ProductKind::Wide { rows } => (Layout::Wide { rows }, 1),
         ProductKind::Few { .. } | ProductKind::Mma { .. } => (Layout::Rows, 1),
     };
     // As many parts as there are multiprocessors for.
@@ -202,7 +200,6 @@ mod tests {
         check(Int8, o, 64, Summed, ("int8_wide64", 108, 4));
         check(Nf4, o, 128, Summed, ("nf4_wide128", 132, 1));
         check(Nf4, qkv, 256, Summed, ("nf4_wide256", 132, 1));
-        check(Int8, o, 128, Summed, ("int8_wide128", 132, 1));
         check(Int8, qkv, 128, Summed, ("int8_wide128", 132, 1));
         check(Int8, gate_up, 256, Silu, ("int8_wide256_silu", 132, 1));
     }

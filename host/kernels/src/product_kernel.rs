@@ -13,7 +13,7 @@ pub struct ProductKernel {
     pub form: WeightForm,
     /// It computes silu(gate) · up.
     pub silu: bool,
-    /// Of a block, that multiply.
+    /// Of a block.
     pub warps: u32,
     pub kind: ProductKind,
 }
@@ -30,11 +30,7 @@ pub enum ProductKind {
         small: bool,
     },
     /// Exactly so many rows, in the wide layout, by wgmma.
-    Wide {
-        rows: u32,
-        /// A warpgroup of its own brings activations.
-        fed: bool,
-    },
+    Wide { rows: u32 },
     /// Up to so many rows, by mma.sync.
     Mma { rows: u32 },
 }
@@ -52,9 +48,6 @@ pub(crate) const FEW_ROWS: u32 = 8;
 
 /// A block of few rows adds up so many row tiles at most, where it goes over the inputs more than once.
 pub(crate) const TILES_PER_BLOCK: u32 = 16;
-
-/// Of a warpgroup.
-pub(crate) const WARPS: u32 = 4;
 
 /// A wide kernel reads its inputs two tiles at a time.
 const WIDE_INPUTS: u32 = 2 * TILE.1;
@@ -82,8 +75,8 @@ pub(crate) const KERNELS: [ProductKernel; 48] = {
         wide("nf4_wide16", Nf4, false, 16, 4),
         wide("nf4_wide32", Nf4, false, 32, 4),
         wide("nf4_wide64", Nf4, false, 64, 4),
-        fed("nf4_wide128", Nf4, false, 128, 2),
-        fed("nf4_wide256", Nf4, false, 256, 2),
+        wide("nf4_wide128", Nf4, false, 128, 2),
+        wide("nf4_wide256", Nf4, false, 256, 2),
         wide("nf4_wide16_silu", Nf4, true, 16, 4),
         wide("nf4_wide32_silu", Nf4, true, 32, 4),
         wide("nf4_wide64_silu", Nf4, true, 64, 4),
@@ -123,11 +116,7 @@ const fn small(name: &'static str, form: WeightForm, silu: bool, warps: u32, hel
 }
 
 const fn wide(name: &'static str, form: WeightForm, silu: bool, rows: u32, warpgroups: u32) -> ProductKernel {
-    ProductKernel { name, form, silu, warps: WARPS * warpgroups, kind: ProductKind::Wide { rows, fed: false } }
-}
-
-const fn fed(name: &'static str, form: WeightForm, silu: bool, rows: u32, warpgroups: u32) -> ProductKernel {
-    ProductKernel { name, form, silu, warps: WARPS * warpgroups, kind: ProductKind::Wide { rows, fed: true } }
+    ProductKernel { name, form, silu, warps: 4 * warpgroups, kind: ProductKind::Wide { rows } }
 }
 
 const fn mma(name: &'static str, form: WeightForm, silu: bool, rows: u32) -> ProductKernel {
@@ -159,7 +148,7 @@ impl ProductKernel {
     pub fn most_rows(&self) -> u32 {
         match self.kind {
             ProductKind::Few { .. } => FEW_ROWS,
-            ProductKind::Wide { rows, .. } | ProductKind::Mma { rows } => rows,
+            ProductKind::Wide { rows } | ProductKind::Mma { rows } => rows,
         }
     }
 
@@ -189,7 +178,7 @@ impl ProductKernel {
     /// leave numbers as they were. What it needs of a card's memory for itself is not looked at.
     pub fn check(&self, op: &Product, blocks: u32, card: &Card) -> Result<(), Misfit> {
         let Matrix { form, outputs, inputs, .. } = op.matrix;
-        let rows = if let ProductKind::Wide { rows, .. } = self.kind { rows..=rows } else { 1..=self.most_rows() };
+        let rows = if let ProductKind::Wide { rows } = self.kind { rows..=rows } else { 1..=self.most_rows() };
         let its = (self.form, self.silu) == (form, op.silu) && rows.contains(&op.rows) && self.is_for(card);
         expect(its, "kernel", || {
             let (rows, silu) = (op.rows, op.silu);
@@ -198,7 +187,7 @@ impl ProductKernel {
         expect(inputs.is_multiple_of(self.unit()), "matrix", || {
             format!("is {outputs} by {inputs}, and {} reads {} inputs at a time", self.name, self.unit())
         })?;
-        let layout = if let ProductKind::Wide { rows, .. } = self.kind { Layout::Wide { rows } } else { Layout::Rows };
+        let layout = if let ProductKind::Wide { rows } = self.kind { Layout::Wide { rows } } else { Layout::Rows };
         expect(op.x.layout == layout, "x", || {
             format!("is laid out as {:?}, and {} reads {layout:?}", op.x.layout, self.name)
         })?;
@@ -215,8 +204,8 @@ impl ProductKernel {
         })
     }
 
-    pub(crate) fn makes_parts(&self) -> bool {
-        !self.silu && !matches!(self.kind, ProductKind::Mma { .. } | ProductKind::Wide { fed: true, .. })
+    fn makes_parts(&self) -> bool {
+        !self.silu && !matches!(self.kind, ProductKind::Mma { .. })
     }
 
     fn shares_out(&self, outputs: u32, inputs: u32, parts: u32, blocks: u32) -> bool {
@@ -278,13 +267,10 @@ mod tests {
             compiled(name, of, silu, number(warps), kind);
             count += 1;
         }
-        for (macro_name, fed) in [("WIDE", false), ("FED", true)] {
-            for entry in listed(wides, macro_name) {
-                let [name, of, columns, warpgroups, _, _, silu] = entry[..] else { panic!("{entry:?}") };
-                let kind = ProductKind::Wide { rows: 8 * number(columns), fed };
-                compiled(name, of, silu, WARPS * number(warpgroups), kind);
-                count += 1;
-            }
+        for entry in listed(wides, "WIDE") {
+            let [name, of, columns, warpgroups, _, _, silu] = entry[..] else { panic!("{entry:?}") };
+            compiled(name, of, silu, 4 * number(warpgroups), ProductKind::Wide { rows: 8 * number(columns) });
+            count += 1;
         }
         for entry in listed(mmas, "MMA") {
             let [name, of, columns, _, row_warps, k_warps, _, silu, _] = entry[..] else { panic!("{entry:?}") };

@@ -75,9 +75,9 @@ impl Compiled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Card;
     use crate::cuda::args::{Arguments, WidenArgs};
-    use crate::product_kernel::{KERNELS, WARPS};
-    use crate::{Card, ProductKind};
+    use crate::product_kernel::KERNELS;
 
     fn launch(threads: Threads, shared: Shared) -> Launch {
         let arguments = Arguments::of(&WidenArgs { from: 0, out: 0, rows: 0, width: 0 });
@@ -126,8 +126,7 @@ mod tests {
     fn blocks_of_products_have_the_warps_that_are_counted_on() {
         for kernel in &KERNELS {
             let (_, compiled) = find(kernel.name).expect("it is compiled");
-            let feeding = if matches!(kernel.kind, ProductKind::Wide { fed: true, .. }) { WARPS } else { 0 };
-            assert_eq!(compiled.threads, Some(32 * (kernel.warps + feeding)), "{}", kernel.name);
+            assert_eq!(compiled.threads, Some(32 * kernel.warps), "{}", kernel.name);
         }
         let products = FATBINS.iter().filter(|fatbin| fatbin.name.starts_with("product_"));
         assert_eq!(products.map(|fatbin| fatbin.kernels.len()).sum::<usize>(), KERNELS.len());
