@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use sluice_core::{
-    Batch, BlockId, Draw, Executor, ExecutorError, RequestId, Row, Sampled, SamplingParams, StepOutput, TokenSource,
+    Batch, BlockId, Draw, Executor, ExecutorError, RequestId, Row, Sampled, SamplingParams, StepOutput, StepTimes,
+    TokenSource,
 };
 
 const BLOCK_TOKENS: u32 = 16;
@@ -69,13 +70,15 @@ impl Generation {
     }
 
     /// One step in which each sequence but the last is given a token, and the last as many of its prompt.
-    pub fn mixed(&self, executor: &mut dyn Executor, run: u32) -> Result<StepOutput, ExecutorError> {
+    pub fn mixed(&self, executor: &mut dyn Executor, run: u32) -> Result<StepTimes, ExecutorError> {
         let last = self.sequences - 1;
         let mut batch = self.decode(0, &vec![0; last as usize]);
         let prompt = (0..run).map(|place| TokenSource::Known(self.token(last, place)));
         self.add(&mut batch, last, 0, prompt.collect(), true);
         executor.submit(&batch, 0)?;
-        finish(executor)
+        let output = finish(executor)?;
+        let times = output.times;
+        tokens(output).map(|_| times)
     }
 
     /// Whole prompts, as many at once as there may be. Gives the first token of each answer.

@@ -18,6 +18,9 @@ const TARGETS: [&str; 3] = [
     "-gencode=arch=compute_80,code=compute_80",
 ];
 
+/// With 1 in it, nothing but the last target is compiled: then any card runs what the oldest one would, for trying that out.
+const PTX_ONLY: &str = "SLUICE_CUDA_PTX_ONLY";
+
 /// Where `fetch-nvcc` puts what it fetches, beneath the target folder.
 const FETCHED: &str = "nvcc/nvidia/cu13/bin/nvcc";
 
@@ -25,7 +28,7 @@ const NO_NVCC: &str = "the feature `cuda` needs nvcc, NVIDIA's compiler, and the
                        $CUDA_HOME/bin, nor in $PATH, nor in the target folder. `host/kernels/fetch-nvcc` fetches it.";
 
 /// What ptxas is given for Hopper, where all kernels have their bodies.
-const ASSEMBLY: &str = "compute_90a";
+const ASSEMBLY: &str = ".compute_90a.ptx";
 
 /// How a kernel says what it wants of dynamic shared memory: `SHARED_BYTES` in `cuda/common.cuh`.
 const SHARED_BYTES: &str = ".global .align 4 .u32 shared_bytes_";
@@ -43,16 +46,24 @@ struct Compiled {
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(ptx_only)");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
     println!("cargo::rerun-if-changed=cuda");
-    for variable in ["NVCC", "CUDA_HOME", "PATH"] {
+    for variable in ["NVCC", "CUDA_HOME", "PATH", PTX_ONLY] {
         println!("cargo::rerun-if-env-changed={variable}");
+    }
+    if ptx_only() {
+        println!("cargo::rustc-cfg=ptx_only");
     }
     if let Err(problem) = compile_all() {
         println!("cargo::error={problem}");
     }
+}
+
+fn ptx_only() -> bool {
+    env::var_os(PTX_ONLY).is_some_and(|value| value == "1")
 }
 
 fn compile_all() -> Result<(), String> {
@@ -104,7 +115,9 @@ fn compile(nvcc: &Path, name: &str, out: &Path) -> Result<Vec<Compiled>, String>
     let kept = out.join(name);
     fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     let mut command = Command::new(nvcc);
-    command.args(["--fatbin", "-O3", "-std=c++17", "--disable-warnings", "-DPROGRAM"]).args(TARGETS);
+    command.args(["--fatbin", "-O3", "-std=c++17", "--disable-warnings", "-DPROGRAM"]);
+    let (targets, assembly) = if ptx_only() { (&TARGETS[2..], ".ptx") } else { (&TARGETS[..], ASSEMBLY) };
+    command.args(targets);
     command.arg("--keep").arg("--keep-dir").arg(&kept);
     command.arg(format!("cuda/{name}.cu")).arg("-o").arg(out.join(format!("{name}.fatbin")));
     let output = command.output().map_err(|error| format!("{}: {error}", nvcc.display()))?;
@@ -114,7 +127,7 @@ fn compile(nvcc: &Path, name: &str, out: &Path) -> Result<Vec<Compiled>, String>
         let said = String::from_utf8_lossy(&said).lines().collect::<Vec<_>>().join(" | ");
         return Err(format!("nvcc of {name}.cu: {}: {said}", output.status));
     }
-    let assembly = kept.join(format!("{name}.{ASSEMBLY}.ptx"));
+    let assembly = kept.join(format!("{name}{assembly}"));
     let text = fs::read_to_string(&assembly).map_err(|error| format!("{}: {error}", assembly.display()))?;
     fs::remove_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     Ok(kernels(&text))

@@ -16,7 +16,7 @@ use crate::{Chosen, clock};
 
 /// A model, and what rounding to bf16 may make of its log-probabilities. A trained one is surer than random ones, and its
 /// logits lie further apart: of the 50,000 alternatives of the longest script, plain arithmetic that rounds where the card
-/// does puts the worst 0.56 from f32's.
+/// does puts the worst 0.56 from f32's, and an H200 0.66.
 struct Subjected {
     name: &'static str,
     files: ModelFiles,
@@ -121,7 +121,7 @@ fn check_model(model: &Subjected, quantization: Quantization, chosen: &Chosen) -
 
 fn models() -> Result<Vec<Subjected>> {
     let (name, files, format) = ("embedded", embedded(), LoadFormat::Auto);
-    let (worst, mean, decided) = (1.0, 0.05, 0.5);
+    let (worst, mean, decided) = (0.8, 0.05, 0.5);
     let mut models =
         vec![Subjected { name, files, format, vocab: 2048, longest: 1900, worst, mean, decided, _folder: None }];
     for (name, config) in [("qwen2", qwen2()), ("qwen3", qwen3()), ("qwen", qwen())] {

@@ -4,8 +4,8 @@
 //!
 //! Further words choose: `none`, `int8` or `nf4`; numbers of sequences; of what is checked, `models` or the names of
 //! operations, such as `norm` or `product nf4`; and `seed=N` repeats what another run has drawn. With `keep-dequantized`,
-//! quantised weights are kept in bf16 too. With `like-rtx-4090`, and `CUDA_FORCE_PTX_JIT=1` in the environment, the card
-//! does what a card of that generation does.
+//! quantised weights are kept in bf16 too. With `like-rtx-4090`, the card does what a card of that
+//! generation does, if all is built with `SLUICE_CUDA_PTX_ONLY=1`.
 
 mod check;
 mod configurations;
@@ -14,7 +14,7 @@ mod timing;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use sluice_checkpoint::{LoadOptions, ModelFiles, Quantization, Silent};
 use sluice_core::{Clock, Nanos};
 use sluice_kernels::Card;
@@ -54,9 +54,6 @@ struct Chosen {
     like: Option<Card>,
 }
 
-/// What the driver is told by it: to compile kernels for no card in particular.
-const JIT: &str = "CUDA_FORCE_PTX_JIT";
-
 const LIKE_RTX_4090: &str = "like-rtx-4090";
 
 const KEEP: &str = "keep-dequantized";
@@ -79,11 +76,6 @@ impl Chosen {
 
     fn open(&self) -> Result<CudaDevice> {
         let Some(like) = &self.like else { return Ok(CudaDevice::open(0)?) };
-        let compiles = std::env::var_os(JIT).is_some_and(|value| value == "1");
-        ensure!(
-            compiles,
-            "{LIKE_RTX_4090}: set {JIT}=1, or kernels for this card are loaded and not those for that one"
-        );
         Ok(CudaDevice::open_like(0, like)?)
     }
 

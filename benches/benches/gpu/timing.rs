@@ -17,15 +17,16 @@ use crate::configurations::{folder, qwen2_14b};
 const PROMPT: u32 = 512;
 const ANSWER: u32 = 144;
 
-/// Of a prompt, beside sequences that decode.
-const RUNS: [u32; 6] = [16, 128, 256, 512, 1024, 2048];
+/// Tokens of a prompt, beside sequences that decode behind as many as the longest of them.
+const RUNS: [u32; 5] = [16, 128, 256, 512, CONTEXT];
+const CONTEXT: u32 = 1024;
 
 /// The mean step by the wall and by the device, for each number of sequences.
 #[allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 pub(crate) fn decode(chosen: &Chosen) -> Result<()> {
     let folder = folder(&qwen2_14b())?;
     println!(
-        "weights, sequences: step by the wall, by the device, the card's roof, ms, its share; prompts of {PROMPT}"
+        "weights, sequences: step by the device, by the wall, the card's roof, ms, its share; prompts of {PROMPT}"
     );
     for quantization in &chosen.quantizations {
         let most = chosen.sequences.iter().copied().max().context("a number of sequences")?;
@@ -34,8 +35,8 @@ pub(crate) fn decode(chosen: &Chosen) -> Result<()> {
             let generation = generation(*sequences, PROMPT, ANSWER, 8192);
             let timed = (0..2).map(|_| generation.run(&mut gpu)).collect::<Result<Vec<_>, _>>()?;
             let best = timed.iter().min_by_key(|timed| timed.step()).context("two runs")?;
-            let [step, device, roof] = [best.step(), best.device_step(), best.roof_step()].map(milliseconds);
-            println!("{quantization}, {sequences}: {step:.3}, {device:.3}, {roof:.3}, {:.0} %", 100.0 * roof / step);
+            let device = milliseconds(best.device_step());
+            println!("{quantization}, {sequences}: {device:.3}, {}", share(best.step(), best.roof_step()));
         }
     }
     Ok(())
@@ -65,13 +66,15 @@ pub(crate) fn mixed(chosen: &Chosen) -> Result<()> {
     let folder = folder(&qwen2_14b())?;
     println!("weights, sequences, tokens of a prompt: step by the device, the card's roof, ms, its share");
     for quantization in &chosen.quantizations {
-        let mut gpu = dummy(&folder, *quantization, chosen, &generation(257, 2048, 16, 2304))?;
-        for (sequences, run) in [64, 128].into_iter().flat_map(|count| RUNS.map(|run| (count, run))) {
-            let generation = generation(sequences + 1, 2048, 16, 2304);
-            let times = (0..4).map(|_| Ok(generation.mixed(&mut gpu, run)?.times)).collect::<Result<Vec<_>>>()?;
+        let most = chosen.sequences.iter().copied().max().context("a number of sequences")?;
+        let longest = generation(most + 1, CONTEXT, 16, CONTEXT + most);
+        let mut gpu = dummy(&folder, *quantization, chosen, &longest)?;
+        for (sequences, run) in chosen.sequences.iter().flat_map(|count| RUNS.map(|run| (*count, run))) {
+            let generation = generation(sequences + 1, CONTEXT, 16, longest.max_tokens);
+            let times = (0..4).map(|_| generation.mixed(&mut gpu, run)).collect::<Result<Vec<_>, _>>()?;
             let best = times.iter().min_by_key(|times| times.device).context("four steps")?;
-            let (step, roof) = (best.device as f64 / 1e6, best.roof.unwrap_or(0) as f64 / 1e6);
-            println!("{quantization}, {sequences}, {run}: {step:.2}, {roof:.2}, {:.0} %", 100.0 * roof / step);
+            let roof = Duration::from_nanos(best.roof.unwrap_or(0));
+            println!("{quantization}, {sequences}, {run}: {}", share(Duration::from_nanos(best.device), roof));
         }
     }
     Ok(())
@@ -101,6 +104,16 @@ fn dummy(
 
 fn generation(sequences: u32, prompt: u32, answer: u32, max_tokens: u32) -> Generation {
     Generation { sequences, prompt, answer, max_tokens, vocab: 150_000 }
+}
+
+/// Of the roof, where that is known.
+fn share(step: Duration, roof: Duration) -> String {
+    let (step, roof) = (milliseconds(step), milliseconds(roof));
+    if roof > 0.0 {
+        format!("{step:.3}, {roof:.3}, {:.0} %", 100.0 * roof / step)
+    } else {
+        format!("{step:.3}, roof unknown")
+    }
 }
 
 fn milliseconds(duration: Duration) -> f64 {

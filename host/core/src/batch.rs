@@ -98,7 +98,7 @@ pub struct StepTimes {
     pub finished: Nanos,
     /// Time that the device computed.
     pub device: Nanos,
-    /// What its bandwidth and arithmetic allow, where they are known: it could not have computed this in less.
+    /// What the roofline model makes of its bandwidth and arithmetic, where they are known.
     pub roof: Option<Nanos>,
 }
 

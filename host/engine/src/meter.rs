@@ -7,7 +7,7 @@ use sluice_core::{DeviceReading, Nanos, SECOND, StepTimes};
 pub(crate) struct Meter {
     window_start: Nanos,
     device_time: Nanos,
-    /// What the device could have computed that in; once it is known of any step.
+    /// Of the same steps, what the device's bandwidth and arithmetic allow. None until a step has said so.
     roof: Option<Nanos>,
     last_finish: Nanos,
     number: u64,

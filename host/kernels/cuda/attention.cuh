@@ -300,7 +300,6 @@ struct AttentionSpread : Attention<kWarps> {
     next = seek(a, rows, ahead, page, end, warp);
     pdl_wait_previous();
     if (loaded.segment != end && !early) { Base::load_k(k, address(a, a.k_cache, loaded), lane); Base::load_v(v, address(a, a.v_cache, loaded), lane); }
-    write_zeros(a, rows);
     for (;; now = following(a, rows, now, end)) {
       Base::load_q(q, a, now.row, now.kv_head, lane);
       typename Base::State st;
@@ -318,15 +317,17 @@ struct AttentionSpread : Attention<kWarps> {
       Base::publish(st, parts[warp], group, lane);
       __syncthreads();
       finish(a, now, split, parts, group);
-      if (now.end >= end) return;
+      if (now.end >= end) break;
       __syncthreads();
     }
+    write_zeros(a, rows);
   }
   // Rows without a context, a share of them for each block.
   DEV static void write_zeros(const AttentionArgs& a, const Rows& rows) {
     for (int row = blockIdx.x; row < a.batch; row += gridDim.x)
       if (rows.lengths[row] == 0)
-        for (int i = threadIdx.x; i < a.heads * 128; i += Base::kThreads) Base::write(a, row, i >> 7, i & 127, 0.f, 0);
+        for (int i = threadIdx.x; i < a.heads * 16; i += Base::kThreads)
+          *reinterpret_cast<uint4*>(a.out + (size_t)row * a.out_row + (size_t)i * a.out_oct) = make_uint4(0, 0, 0, 0);
   }
   // The warps' parts meet, and those of the blocks if the item was cut.
   DEV static void finish(const AttentionArgs& a, const Segment& s, const Split& split, float (*parts)[8][kPart], int group) {

@@ -77,11 +77,16 @@ pub fn padded_rows(card: &Card, form: WeightForm, rows: u32) -> u32 {
 
 /// Every number of rows that [`padded_rows`] gives, up to that for `most`.
 pub fn row_counts(card: &Card, form: WeightForm, most: u32) -> Vec<u32> {
-    let mut counts = vec![padded_rows(card, form, 1)];
+    every_count(|rows| padded_rows(card, form, rows), most)
+}
+
+/// Every number that any number from 1 to `most` is padded to.
+pub fn every_count(padded: impl Fn(u32) -> u32, most: u32) -> Vec<u32> {
+    let mut counts = vec![padded(1)];
     while let Some(&last) = counts.last()
         && last < most
     {
-        counts.push(padded_rows(card, form, last + 1));
+        counts.push(padded(last + 1));
     }
     counts
 }

@@ -66,6 +66,7 @@ pub(crate) fn load(
     let info = on_gpu.info();
     let (dequantized, room) =
         choose(engine.keep_dequantized, |dequantized| smallest_room(&on_gpu, engine, &found, model, dequantized))?;
+    tell(&on_gpu, &found, engine, dequantized);
     if room.max_model_len < info.max_model_len && model.max_model_len.is_none() {
         let (length, fits) = (info.max_model_len, room.max_model_len);
         tracing::warn!("the model's {length} tokens do not fit into the KV cache: {fits} are served");
@@ -94,11 +95,32 @@ fn smallest_room(
     let (longest, per_block) = (on_gpu.info().max_model_len, on_gpu.bytes_per_block());
     let rooms = found.iter().map(|found| {
         let fixed = on_gpu.bytes(&found.card, &limits(engine, 0), dequantized);
-        GpuRoom::find(engine, found.budget, fixed, per_block, longest, model.max_model_len)
-            .with_context(|| found.card.name.clone())
+        let room = GpuRoom::find(engine, found.budget, fixed, per_block, longest, model.max_model_len);
+        room.with_context(|| match dequantized {
+            Dequantized::Anew => found.card.name.clone(),
+            Dequantized::Kept => format!("{}, with --keep-dequantized", found.card.name),
+        })
     });
     let smallest = rooms.collect::<Result<Vec<_>>>()?.into_iter().min_by_key(|room| room.blocks);
     smallest.context("a server has at least one replica")
+}
+
+/// What became of the wish to keep quantised weights in bf16 too.
+fn tell(on_gpu: &GpuModel, found: &[Found], engine: &EngineConfig, dequantized: Dequantized) {
+    let Some(found) = found.first() else { return };
+    let bytes = |dequantized| on_gpu.bytes(&found.card, &limits(engine, 0), dequantized);
+    let more = bytes(Dequantized::Kept).saturating_sub(bytes(Dequantized::Anew));
+    match (engine.keep_dequantized, dequantized) {
+        (KeepDequantized::Never, _) => {}
+        (KeepDequantized::Always, _) if more == 0 => {
+            tracing::warn!("--keep-dequantized changes nothing: no weights are quantised");
+        }
+        (_, Dequantized::Kept) if more == 0 => {}
+        (_, Dequantized::Kept) => tracing::info!("the quantised weights are kept in bf16 too, in {} more", shown(more)),
+        (_, Dequantized::Anew) => {
+            tracing::info!("there is no room to keep the quantised weights in bf16 too, in {} more", shown(more));
+        }
+    }
 }
 
 /// What is kept may cost half of the KV cache, and nothing of a context's length.
@@ -143,8 +165,8 @@ fn executors(
         let progress: Box<dyn Progress> = if replica == 0 { Box::new(LoadingBar::default()) } else { Box::new(Silent) };
         let executor = model.load(device, limits, dequantized, progress, Arc::clone(&clock));
         let mut executor = executor.map_err(|error| failed(error.to_string()))?;
-        if let Err(error) = executor.measure_roof() {
-            tracing::warn!(%error, "what the card can do was not measured: there will be no roofline share");
+        if executor.measure_roof()?.is_none() {
+            tracing::info!("the KV cache is too small to measure the card in: there is no roofline share");
         }
         Ok(Box::new(executor) as Box<dyn Executor>)
     })

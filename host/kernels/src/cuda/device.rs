@@ -42,9 +42,13 @@ impl CudaDevice {
     }
 
     /// Plans as for a card like another one that has less: so code for cards that are not there is run on one that is.
-    /// The driver has to have compiled the kernels anew, for which `CUDA_FORCE_PTX_JIT=1` is in the environment: those for
-    /// the card itself are others.
+    /// Only in a program that was built with `SLUICE_CUDA_PTX_ONLY=1`: code for the card itself would be another.
     pub fn open_like(ordinal: usize, other: &Card) -> Result<Self, DeviceError> {
+        if !cfg!(ptx_only) {
+            let what =
+                "there is code for this very card in here, which would be run: build with SLUICE_CUDA_PTX_ONLY=1";
+            return Err(DeviceError(what.into()));
+        }
         let (context, card) = Context::open(ordinal)?;
         let (capability, shared_bytes) = (other.capability, other.shared_bytes);
         if capability > card.capability || shared_bytes > card.shared_bytes {

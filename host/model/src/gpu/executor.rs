@@ -13,12 +13,13 @@ use sluice_kernels::product::row_counts;
 use sluice_kernels::sampling::CountSpan;
 use sluice_kernels::{Card, Copy, Device, DeviceError, GraphId, Op, Region, Submission, WeightForm, Work};
 
+use crate::gpu::ceilings::Ceilings;
 use crate::gpu::counts::{Counted, Counts};
 use crate::gpu::forward::{Forward, Group, Tokens};
 use crate::gpu::memory::Memory;
 use crate::gpu::outcome::Asked;
 use crate::gpu::planned::{Planned, Planner};
-use crate::gpu::roof::{Ceilings, Roof};
+use crate::gpu::roof::Roof;
 use crate::gpu::shape::Shape;
 use crate::gpu::staging::Staging;
 use crate::layers::Logn;

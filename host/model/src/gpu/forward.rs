@@ -90,7 +90,7 @@ impl Forward<'_> {
         let mut delta = None;
         for (index, layer) in (0..).zip(&memory.weights.layers) {
             let qkv = self.plan(&layer.qkv, rows, Purpose::Summed);
-            let normed = self.norm(ops, delta, layer.attention_norm, rows, qkv.input);
+            let normed = self.norm(ops, delta, layer.attention_norm, rows, qkv.1.input);
             let qkv = self.product(ops, &layer.qkv, qkv, normed, rows, memory.activations.qkv);
             let attended = self.attention(ops, places, tokens, layer, index, qkv);
             delta = Some(self.feed_forward(ops, layer, rows, attended));
@@ -110,7 +110,7 @@ impl Forward<'_> {
     ) -> Sum {
         let activations = &self.memory.activations;
         let cache = LayerCache { pool: self.memory.pool, layer: index };
-        let plan = self.plan(&layer.attention_output, tokens.rows, Purpose::Summed);
+        let (matrix, plan) = self.plan(&layer.attention_output, tokens.rows, Purpose::Summed);
         ops.push(self.rope(places, layer, cache, qkv, tokens.rows));
         // Prefill writes rows, whoever reads them.
         let layout = if tokens.tiles > 0 { Layout::Rows } else { plan.input };
@@ -124,18 +124,18 @@ impl Forward<'_> {
             ops.push(Op::Widen(Widen { from, out, rows, width }));
             attended = Activations { at: out, layout: plan.input };
         }
-        self.product(ops, &layer.attention_output, plan, attended, tokens.rows, activations.branch)
+        self.product(ops, &layer.attention_output, (matrix, plan), attended, tokens.rows, activations.branch)
     }
 
     fn feed_forward(&self, ops: &mut Vec<Op>, layer: &LayerWeights, rows: u32, attended: Sum) -> Sum {
         let activations = &self.memory.activations;
-        let (gate_up, down) =
-            (self.plan(&layer.gate_up, rows, Purpose::Silu), self.plan(&layer.down, rows, Purpose::Summed));
+        let (matrix, gate_up) = self.plan(&layer.gate_up, rows, Purpose::Silu);
+        let down = self.plan(&layer.down, rows, Purpose::Summed);
         let normed = self.norm(ops, Some(attended), layer.mlp_norm, rows, gate_up.input);
-        let gated = Activations { at: activations.gated, layout: down.input };
+        let gated = Activations { at: activations.gated, layout: down.1.input };
         let out =
             if gate_up.separate_silu { Activations { at: activations.gate_up, layout: Layout::Rows } } else { gated };
-        let matrix = self.read(ops, &layer.gate_up, gate_up, rows);
+        let matrix = self.read(ops, &layer.gate_up, (matrix, gate_up));
         ops.push(Op::Product(Product {
             matrix,
             kernel: gate_up.launch,
@@ -159,8 +159,14 @@ impl Forward<'_> {
         out
     }
 
-    fn plan(&self, weighted: &Weighted, rows: u32, purpose: Purpose) -> Plan {
-        self.plan_of(&weighted.read_by(rows), rows, purpose)
+    /// What a product reads, and how it is computed. What would be dequantised is read as it is kept, if it is.
+    fn plan(&self, weighted: &Weighted, rows: u32, purpose: Purpose) -> (Matrix, Plan) {
+        let read = weighted.read_by(rows);
+        let plan = self.plan_of(&read, rows, purpose);
+        match weighted.kept() {
+            Some(kept) if plan.dequantize => (kept, self.plan_of(&kept, rows, purpose)),
+            _ => (read, plan),
+        }
     }
 
     fn plan_of(&self, matrix: &Matrix, rows: u32, purpose: Purpose) -> Plan {
@@ -172,7 +178,7 @@ impl Forward<'_> {
         &self,
         ops: &mut Vec<Op>,
         weighted: &Weighted,
-        plan: Plan,
+        (matrix, plan): (Matrix, Plan),
         x: Activations,
         rows: u32,
         out: Address,
@@ -181,15 +187,15 @@ impl Forward<'_> {
             1 => Sum::Whole(Activations { at: out, layout: Layout::Rows }),
             count => Sum::Parts { at: self.memory.activations.parts, count, stride: rows * weighted.matrix.outputs },
         };
-        let matrix = self.read(ops, weighted, plan, rows);
+        let matrix = self.read(ops, weighted, (matrix, plan));
         ops.push(Op::Product(Product { matrix, kernel: plan.launch, silu: false, x, y, rows }));
         y
     }
 
-    /// What a product reads, made before where it is not there.
-    fn read(&self, ops: &mut Vec<Op>, weighted: &Weighted, plan: Plan, rows: u32) -> Matrix {
+    /// The matrix of a product, dequantised before where the plan says so.
+    fn read(&self, ops: &mut Vec<Op>, weighted: &Weighted, (matrix, plan): (Matrix, Plan)) -> Matrix {
         if !plan.dequantize {
-            return weighted.read_by(rows);
+            return matrix;
         }
         let out = self.memory.activations.dequantized;
         ops.push(weighted.dequantize(out));
@@ -266,7 +272,7 @@ impl Forward<'_> {
         let plan = self.plan_of(head, rows, Purpose::Whole);
         let x = Activations { at: normed, layout: plan.input };
         let head = Weighted { matrix: *head, scales: BlockScales::Own, dequantized: None };
-        self.product(ops, &head, plan, x, rows, self.memory.activations.logits);
+        self.product(ops, &head, (head.matrix, plan), x, rows, self.memory.activations.logits);
     }
 
     fn sample(&self, places: &Places, group: Group) -> Op {

@@ -77,12 +77,11 @@ impl<D: Device> Loader<'_, D> {
     }
 
     /// What is kept in bf16 beside the quantised weights, which are there.
-    pub(crate) fn copies(&mut self, places: &ModelWeights) -> Result<(), DeviceError> {
+    pub(crate) fn keep_dequantized(&mut self, places: &ModelWeights) -> Result<(), DeviceError> {
         for layer in &places.layers {
-            let copied = layer.projections().into_iter();
-            let ops: Vec<Op> = copied.filter_map(|it| Some(it.dequantize(it.dequantized?))).collect();
+            let kept = layer.projections().into_iter();
+            let ops: Vec<Op> = kept.filter_map(|it| Some(it.dequantize(it.dequantized?))).collect();
             if !ops.is_empty() {
-                self.device.staging();
                 self.device.submit(&Submission { copies: &[], work: Work::Ops(&ops), results: &[] })?;
                 self.device.wait()?;
                 self.device.poll()?;

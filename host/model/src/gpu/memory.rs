@@ -3,13 +3,13 @@
 use sluice_core::{Batch, Draw, Row, SamplingParams};
 use sluice_kernels::attention::{Run, Tile, most_tiles};
 use sluice_kernels::op::{BLOCK_TOKENS, KvPool, MOST_ROWS};
-use sluice_kernels::product::{self, MOST_RECORDED, Purpose, padded_rows};
+use sluice_kernels::product::{self, MOST_RECORDED, Purpose, every_count, padded_rows};
 use sluice_kernels::sampling::{CountSpan, SampleResult, SampleRow, TOP};
 use sluice_kernels::{Address, Arena, Card, Region, WeightForm};
 
 use crate::blueprint::Blueprint;
 use crate::gpu::shape::{Shape, halves, words};
-use crate::gpu::weights::{Dequantized, LayerHeld, MOST_QUANTIZED_ROWS, ModelWeights, Weighted};
+use crate::gpu::weights::{Dequantized, LayerHeld, ModelWeights, Weighted, most_quantized_rows};
 use crate::step::{RowProblem, StepLimits};
 
 /// A step that no card computes.
@@ -201,7 +201,7 @@ impl Memory {
 impl Rows {
     fn of(card: &Card, held: &[LayerHeld], limits: &StepLimits, longest: u32, dequantized: Dequantized) -> Self {
         let form = held.first().map_or(WeightForm::Bf16, |held| held.gate_up.form());
-        let most_quantized = if dequantized == Dequantized::Kept { MOST_QUANTIZED_ROWS } else { u32::MAX };
+        let most_quantized = if dequantized == Dequantized::Kept { most_quantized_rows(form) } else { u32::MAX };
         let (sequences, table_stride) = (limits.max_rows.max(1), longest.div_ceil(BLOCK_TOKENS));
         let rows = Self { form, most_quantized, sequences, tokens: 0, samples: 0, recorded: Vec::new(), table_stride };
         let recorded = rows.counts(card, sequences.min(MOST_RECORDED));
@@ -219,13 +219,7 @@ impl Rows {
 
     /// Every number of rows that is computed for any up to `most`.
     pub(crate) fn counts(&self, card: &Card, most: u32) -> Vec<u32> {
-        let mut counts = vec![self.padded(card, 1)];
-        while let Some(&last) = counts.last()
-            && last < most
-        {
-            counts.push(self.padded(card, last + 1));
-        }
-        counts
+        every_count(|count| self.padded(card, count), most)
     }
 
     /// Groups that so many draws or scores take.

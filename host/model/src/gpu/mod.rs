@@ -7,6 +7,7 @@
 
 pub mod agreement;
 mod arrangement;
+mod ceilings;
 mod counts;
 mod executor;
 mod forward;
@@ -21,12 +22,12 @@ mod shape;
 mod staging;
 mod weights;
 
+pub use ceilings::Ceilings;
 pub use executor::GpuExecutor;
 pub use host_device::HostDevice;
 pub use loader::GpuLoadError;
 pub use memory::BadLimits;
 pub use model::GpuModel;
-pub use roof::Ceilings;
 pub use shape::Unsupported;
 pub use weights::Dequantized;
 

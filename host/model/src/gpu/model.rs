@@ -11,8 +11,6 @@ use crate::blueprint::Blueprint;
 use crate::gpu::executor::{GpuExecutor, Served, pinned_bytes};
 use crate::gpu::loader::{GpuLoadError, Loader};
 use crate::gpu::memory::{BadLimits, Memory};
-#[cfg(test)]
-use crate::gpu::roof::{Ceilings, Roof};
 use crate::gpu::shape::Shape;
 use crate::gpu::weights::{Dequantized, LayerHeld};
 use crate::layers::Logn;
@@ -24,7 +22,7 @@ pub struct GpuModel {
     files: ModelFiles,
     options: LoadOptions,
     blueprint: Blueprint,
-    shape: Shape,
+    pub(crate) shape: Shape,
     held: Vec<LayerHeld>,
     info: ModelInfo,
 }
@@ -90,7 +88,7 @@ impl GpuModel {
         let weights = Weights::open(&self.files, self.options, progress)?;
         let mut loader = Loader { weights: &weights, shape: &self.shape, device: &mut device };
         loader.model(&self.blueprint, &mut memory.weights)?;
-        loader.copies(&memory.weights)?;
+        loader.keep_dequantized(&memory.weights)?;
         let served = self.served(device.card().clone(), memory);
         Ok(GpuExecutor::new(device, served, limits, clock)?)
     }
@@ -102,12 +100,7 @@ impl GpuModel {
         Served { card, shape: *shape, memory, limits, variants, logn, eps: blueprint.eps as f32 }
     }
 
-    #[cfg(test)]
-    pub(crate) fn roof(&self, ceilings: Ceilings, card: &Card, limits: &StepLimits) -> Roof {
-        Roof::new(ceilings, &self.shape, &self.place(card, limits, Dequantized::Anew).weights)
-    }
-
-    fn place(&self, card: &Card, limits: &StepLimits, dequantized: Dequantized) -> Memory {
+    pub(crate) fn place(&self, card: &Card, limits: &StepLimits, dequantized: Dequantized) -> Memory {
         Memory::place(card, &self.blueprint, &self.shape, &self.held, limits, dequantized)
     }
 }

@@ -1,22 +1,13 @@
 //! What a step would take if nothing held a card up but its bandwidth and its arithmetic: the roofline model (Williams,
-//! Waterman and Patterson, 2009), with ceilings that were measured.
+//! Waterman and Patterson, 2009).
 
-use sluice_core::{Batch, Nanos, SECOND, philox};
-use sluice_kernels::op::{Activations, HEAD_DIM, Product, Sum};
-use sluice_kernels::product::{Purpose, plan};
-use sluice_kernels::{Address, Device, DeviceError, Layout, Matrix, Op, Region, Submission, WeightForm, Work};
+use sluice_core::{Batch, Nanos, SECOND};
+use sluice_kernels::Matrix;
+use sluice_kernels::op::HEAD_DIM;
 
+use crate::gpu::ceilings::Ceilings;
 use crate::gpu::shape::{Shape, halves};
 use crate::gpu::weights::ModelWeights;
-
-/// What a card reaches when it does nothing else.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Ceilings {
-    /// Read from its memory.
-    pub bytes_per_second: f64,
-    /// Of products of bf16 numbers.
-    pub flops_per_second: f64,
-}
 
 /// What of a model takes how long.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -31,42 +22,6 @@ pub(crate) struct Roof {
     token_flops: f64,
     head_flops: f64,
     pair_flops: f64,
-}
-
-/// Of a square matrix: large enough that a product of two is bound by arithmetic.
-const SIDE: u32 = 8192;
-
-/// Outputs of a matrix of 1 GiB, of which no cache holds much.
-const READ_OUTPUTS: u32 = 8 * SIDE;
-
-/// A product's, one behind the other; the fastest counts.
-const RUNS: usize = 5;
-
-/// Of random numbers, which are written again and again: as much as is computed quickly.
-const PATTERN: u64 = 4 << 20;
-
-impl Ceilings {
-    /// Overwrites `scratch`. None where that is too little to measure by.
-    pub(crate) fn measure<D: Device>(device: &mut D, scratch: Region) -> Result<Option<Self>, DeviceError> {
-        let square = halves(u64::from(SIDE) * u64::from(SIDE));
-        let weights = scratch.at;
-        let x = weights.offset(halves(u64::from(READ_OUTPUTS) * u64::from(SIDE)));
-        let (y, end) = (x.offset(square), x.offset(2 * square));
-        if scratch.bytes < end.0 - scratch.at.0 {
-            return Ok(None);
-        }
-        fill(device, Region { at: weights, bytes: y.0 - weights.0 })?;
-        let mut time = |outputs, rows| {
-            let (form, scales) = (WeightForm::Bf16, weights);
-            let matrix = Matrix { form, outputs, inputs: SIDE, weights, scales, unit: 1.0 };
-            let op = product(device, matrix, rows, x, y);
-            fastest(device, &op)
-        };
-        let (reading, computing) = (time(READ_OUTPUTS, 1)?, time(SIDE, SIDE)?);
-        let flops = 2.0 * f64::from(SIDE).powi(3);
-        let bytes = halves(u64::from(READ_OUTPUTS) * u64::from(SIDE)) as f64;
-        Ok(Some(Self { bytes_per_second: per_second(bytes, reading), flops_per_second: per_second(flops, computing) }))
-    }
 }
 
 impl Roof {
@@ -109,37 +64,6 @@ fn bytes(matrix: &Matrix) -> f64 {
     (weights + scales) as f64
 }
 
-fn per_second(count: f64, nanos: Nanos) -> f64 {
-    count * SECOND as f64 / nanos.max(1) as f64
-}
-
-/// With random numbers: zeros are multiplied faster.
-fn fill<D: Device>(device: &mut D, region: Region) -> Result<(), DeviceError> {
-    let number = |index: u64| half::bf16::from_f32(philox::philox(0, index.into())[0] as f32 / 2f32.powi(31) - 1.0);
-    let pattern: Vec<u8> = (0..PATTERN / 2).flat_map(|index| number(index).to_le_bytes()).collect();
-    (0..region.bytes / PATTERN).try_for_each(|index| device.upload(region.at.offset(index * PATTERN), &pattern))
-}
-
-fn product<D: Device>(device: &D, matrix: Matrix, rows: u32, x: Address, y: Address) -> Op {
-    let plan = plan(device.card(), matrix.form, matrix.outputs, matrix.inputs, rows, Purpose::Whole);
-    let in_rows = |at| Activations { at, layout: Layout::Rows };
-    Op::Product(Product { matrix, kernel: plan.launch, silu: false, x: in_rows(x), y: Sum::Whole(in_rows(y)), rows })
-}
-
-fn fastest<D: Device>(device: &mut D, op: &Op) -> Result<Nanos, DeviceError> {
-    device.warm_up(std::slice::from_ref(op))?;
-    let mut fastest = Nanos::MAX;
-    for _ in 0..RUNS {
-        device.staging();
-        device.submit(&Submission { copies: &[], work: Work::Ops(std::slice::from_ref(op)), results: &[] })?;
-        device.wait()?;
-        if let Some(done) = device.poll()? {
-            fastest = fastest.min(done.device_nanos);
-        }
-    }
-    Ok(fastest)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -148,7 +72,7 @@ mod tests {
     use sluice_kernels::Card;
 
     use super::*;
-    use crate::gpu::model::GpuModel;
+    use crate::gpu::{Dequantized, GpuModel};
     use crate::step::StepLimits;
 
     /// Of one H200.
@@ -165,7 +89,8 @@ mod tests {
         let options = LoadOptions { format: LoadFormat::Dummy { seed: 0 }, quantization, ..LoadOptions::default() };
         let model = GpuModel::read(ModelFiles::folder(folder.path()), options, None).unwrap();
         let limits = StepLimits { blocks: 1, block_tokens: 16, max_tokens: 16, max_rows: 16 };
-        model.roof(CEILINGS, &Card::h200(), &limits)
+        let memory = model.place(&Card::h200(), &limits, Dequantized::Anew);
+        Roof::new(CEILINGS, &model.shape, &memory.weights)
     }
 
     /// As many, each with so much behind it.

@@ -1,5 +1,6 @@
 //! Every way of computing a token, by every form of weights, gives what the CPU gives.
 
+use serde_json::json;
 use sluice_checkpoint::{ModelFiles, Quantization};
 use sluice_kernels::Card;
 
@@ -74,10 +75,25 @@ fn weights_that_are_kept_dequantised_too() {
     let (_folder, files) = random(&qwen2());
     for quantization in [Quantization::Int8, Quantization::Nf4] {
         let prompt: &[(usize, &[usize])] = &[(90, &[70, 17])];
-        for lengths in [&[(3, &[1][..]); 64][..], &[(3, &[1][..]); 70], prompt, MIXED] {
+        for lengths in [&[(3, &[1][..]); 64][..], &[(3, &[1][..]); 130], prompt, MIXED] {
             check_with(Dequantized::Kept, &files, 1003, Card::h200(), quantization, lengths);
         }
         check_with(Dequantized::Kept, &embedded(), 2048, Card::rtx_4090(), quantization, &[(3, &[1][..]); 130]);
+    }
+}
+
+/// Where no kernel reads the quantised weights in turn, products read what is kept of them.
+#[test]
+fn inputs_that_only_the_library_takes() {
+    let narrow =
+        json!({ "hidden_size": 320, "num_attention_heads": 5, "num_key_value_heads": 1, "intermediate_size": 448 });
+    let mut config = qwen2();
+    config.as_object_mut().unwrap().extend(narrow.as_object().unwrap().clone());
+    let (_folder, files) = random(&config);
+    for dequantized in [Dequantized::Anew, Dequantized::Kept] {
+        for quantization in [Quantization::Int8, Quantization::Nf4] {
+            check_with(dequantized, &files, 1003, Card::h200(), quantization, &[(3, &[1][..]); 12]);
+        }
     }
 }
 

@@ -12,16 +12,16 @@ use crate::gpu::HostDevice;
 use crate::gpu::arrangement::Arrangement;
 use crate::gpu::loader::Loader;
 use crate::gpu::shape::Shape;
-use crate::gpu::weights::{Dequantized, LayerHeld, MOST_QUANTIZED_ROWS, ModelWeights, Weighted};
+use crate::gpu::weights::{Dequantized, LayerHeld, ModelWeights, Weighted, most_quantized_rows};
 use sluice_checkpoint::{ConfigFile, ModelFiles};
 
 /// The matrix on the device, in bf16: made anew, and as it is kept.
 fn dequantized(device: &mut HostDevice, weighted: &Weighted, out: Address) -> [Vec<u16>; 2] {
     let Matrix { outputs, inputs, .. } = weighted.matrix;
     let anew = read(device, &[weighted.dequantize(out)], weighted.in_bf16(out));
-    let kept = weighted.read_by(MOST_QUANTIZED_ROWS + 1);
+    let kept = weighted.read_by(most_quantized_rows(weighted.matrix.form) + 1);
     assert_eq!((kept.form, kept.outputs, kept.inputs), (WeightForm::Bf16, outputs, inputs));
-    assert_eq!(weighted.read_by(MOST_QUANTIZED_ROWS), weighted.matrix);
+    assert_eq!(weighted.read_by(most_quantized_rows(weighted.matrix.form)), weighted.matrix);
     [anew, read(device, &[], kept)]
 }
 
@@ -65,7 +65,7 @@ fn check(files: &ModelFiles, quantization: Quantization, scales: fn(&BlockScales
     device.reserve(arena.used(), 16, 1 << 22, 1).unwrap();
     let mut loader = Loader { weights: &weights, shape: &shape, device: &mut device };
     loader.model(&blueprint, &mut places).unwrap();
-    loader.copies(&places).unwrap();
+    loader.keep_dequantized(&places).unwrap();
     assert!(places.layers.iter().any(|layer| scales(&layer.attention_output.scales)));
     for (index, layer) in places.layers.iter().enumerate() {
         let tensors = blueprint.layer(index);
