@@ -14,9 +14,6 @@ use crate::logprobs::{Candidate, NotANumber, check_finite, most_likely, order, s
 /// Below it a temperature means greedy, as in vLLM.
 const GREEDY_BELOW: f32 = 1e-5;
 
-/// The first guess at how many tokens top-p keeps; more are sorted only where they are needed.
-const NUCLEUS: usize = 64;
-
 /// What a draw depends on besides the logits.
 #[derive(Clone, Copy)]
 pub(crate) struct Drawing<'a> {
@@ -146,25 +143,36 @@ fn sort_best(candidates: &mut [Candidate], count: usize) {
     candidates[..count].sort_unstable_by(order);
 }
 
-/// Keeps the fewest tokens whose weights reach `share` of all; at least one.
+/// Keeps the fewest tokens whose weights reach `share` of all, sorted; at least one. Only those that may be among them are
+/// sorted: the weights of others are of a size that is not needed.
 fn keep_nucleus(candidates: &mut Vec<Candidate>, share: f64) {
-    let goal = share * candidates.iter().map(|candidate| f64::from(candidate.weight)).sum::<f64>();
-    let mut sorted = NUCLEUS;
-    loop {
-        sort_best(candidates, sorted);
-        let sums = candidates.iter().take(sorted).scan(0.0, |sum, candidate| {
-            *sum += f64::from(candidate.weight);
-            Some(*sum)
-        });
-        if let Some(last) = sums.into_iter().position(|sum| sum >= goal) {
-            candidates.truncate(last + 1);
-            return;
-        }
-        if sorted >= candidates.len() {
-            return;
-        }
-        sorted = sorted.saturating_mul(8);
+    let mut sums = [0.0; SIZES];
+    for candidate in candidates.iter() {
+        sums[size(candidate.weight)] += f64::from(candidate.weight);
     }
+    let goal = share * sums.iter().sum::<f64>();
+    let mut left = goal;
+    let least = (0..SIZES).rev().find(|size| {
+        left -= sums[*size];
+        left <= 0.0 && sums[*size] > 0.0
+    });
+    // One size more: sums in another order may differ in their last bits.
+    let least = least.unwrap_or(0).saturating_sub(1);
+    candidates.retain(|candidate| size(candidate.weight) >= least);
+    candidates.sort_unstable_by(order);
+    let reached = candidates.iter().scan(0.0, |sum, candidate| {
+        *sum += f64::from(candidate.weight);
+        Some(*sum)
+    });
+    let last = reached.into_iter().position(|sum| sum >= goal);
+    candidates.truncate(last.map_or(candidates.len(), |last| last + 1));
+}
+
+/// Sizes of weights, which go from 0 to 1: eight for each power of two.
+const SIZES: usize = 1024;
+
+fn size(weight: f32) -> usize {
+    (weight.to_bits() as usize >> 20).min(SIZES - 1)
 }
 
 #[cfg(test)]
@@ -309,6 +317,25 @@ mod tests {
         }
 
         #[test]
+        fn a_nucleus_is_the_fewest_that_reach_the_share(
+            weights in prop::collection::vec(prop_oneof![0f32..=1.0, (0f32..200.0).prop_map(|size| (-size).exp())], 0..300),
+            largest in Just(1f32),
+            share in prop_oneof![0f64..1.0, Just(0.0), Just(1e-9), Just(1.0 - 1e-7)],
+        ) {
+            let of = |(token, weight)| Candidate { token, weight };
+            let mut sorted: Vec<_> = (0..).zip(weights.into_iter().chain([largest])).map(of).collect();
+            let mut kept = sorted.clone();
+            keep_nucleus(&mut kept, share);
+            sorted.sort_unstable_by(order);
+            let tokens = |of: &[Candidate]| of.iter().map(|candidate| candidate.token).collect::<Vec<_>>();
+            prop_assert_eq!(tokens(&kept), tokens(&sorted[..kept.len()]));
+            let sum = |of: &[Candidate]| of.iter().map(|candidate| f64::from(candidate.weight)).sum::<f64>();
+            let goal = share * sum(&sorted);
+            prop_assert!(sum(&kept) >= goal * (1.0 - 1e-12), "{} of {goal}", sum(&kept));
+            prop_assert!(kept.len() == 1 || sum(&kept[..kept.len() - 1]) < goal * (1.0 + 1e-12));
+        }
+
+        #[test]
         fn whatever_the_parameters_nothing_forbidden_is_drawn(
             logits in prop::collection::vec(any::<f32>().prop_filter("finite", |logit| logit.is_finite()), 2..100),
             numbers: [f32; 7],
@@ -324,21 +351,6 @@ mod tests {
             let drawing = Drawing { answer: &history, forbidden: &forbidden, ..Drawing::new(&params, 0) };
             let token = Sampler::default().sample(&logits, &drawing).unwrap().token;
             prop_assert!((token as usize) < logits.len() && !forbidden.contains(&token));
-        }
-
-        #[test]
-        fn the_nucleus_is_the_smallest(weights in prop::collection::vec(0.001f32..1.0, 1..600), share in 0.0f64..1.0) {
-            let mut candidates: Vec<_> =
-                (0..).zip(&weights).map(|(token, weight)| Candidate { token, weight: *weight }).collect();
-            let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-            keep_nucleus(&mut candidates, share);
-            let kept: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
-            let last = f64::from(candidates.last().unwrap().weight);
-            prop_assert!(kept >= share * total - 1e-9);
-            prop_assert!(candidates.len() == 1 || kept - last < share * total + 1e-9);
-            let smallest = candidates.iter().map(|candidate| candidate.weight).fold(f32::MAX, f32::min);
-            let larger = weights.iter().filter(|weight| **weight > smallest).count();
-            prop_assert!(larger < candidates.len());
         }
     }
 }
