@@ -74,7 +74,7 @@ fn as_many_rows_as_there_are_kernels_for() {
 fn weights_that_are_kept_dequantised_too() {
     let (_folder, files) = random(&qwen2());
     for quantization in [Quantization::Int8, Quantization::Nf4] {
-        let prompt: &[(usize, &[usize])] = &[(90, &[70, 17])];
+        let prompt: &[(usize, &[usize])] = &[(160, &[140, 17])];
         for lengths in [&[(3, &[1][..]); 64][..], &[(3, &[1][..]); 130], prompt, MIXED] {
             check_with(Dequantized::Kept, &files, 1003, Card::h200(), quantization, lengths);
         }
